@@ -1,0 +1,29 @@
+# The library's targets. All are header-only; what differs is what they link.
+find_package(Eigen3 3.4 REQUIRED NO_MODULE)
+find_package(fmt 9 REQUIRED)
+
+add_library(lsaq INTERFACE)
+add_library(lsaq::lsaq ALIAS lsaq)
+target_compile_features(lsaq INTERFACE cxx_std_20)
+target_link_libraries(lsaq INTERFACE Eigen3::Eigen fmt::fmt-header-only)
+target_include_directories(lsaq INTERFACE
+  $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/kernels>
+  $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+
+if(LSAQ_FORMATS OR LSAQ_LLAMA)
+  find_package(nlohmann_json 3.9 REQUIRED)
+  add_library(lsaq_formats INTERFACE)
+  add_library(lsaq::formats ALIAS lsaq_formats)
+  set_target_properties(lsaq_formats PROPERTIES EXPORT_NAME formats)
+  target_link_libraries(lsaq_formats INTERFACE lsaq nlohmann_json::nlohmann_json)
+endif()
+
+if(LSAQ_LLAMA)
+  find_package(ICU 66 REQUIRED COMPONENTS uc)
+  list(APPEND CMAKE_MODULE_PATH ${CMAKE_CURRENT_LIST_DIR})
+  find_package(SentencePiece REQUIRED)
+  add_library(lsaq_llama INTERFACE)
+  add_library(lsaq::llama ALIAS lsaq_llama)
+  set_target_properties(lsaq_llama PROPERTIES EXPORT_NAME llama)
+  target_link_libraries(lsaq_llama INTERFACE lsaq_formats ICU::uc SentencePiece::SentencePiece)
+endif()

@@ -1,0 +1,99 @@
+// Backend<Cpu>: packed and 16-bit products with FP32 activations, spread over the engine's executor.
+#pragma once
+
+#include <lsaq/deployment/backend.hpp>
+#include <lsaq/importance/token_sets.hpp>
+#include <lsaq/kernels/cpu/panel_matmul.hpp>
+#include <lsaq/kernels/cpu/select.hpp>
+#include <lsaq/resources/device.hpp>
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
+
+/// Multiplies on the CPU. A small value: copies share the executor they refer to, which the engine owns.
+template <> class Backend<Cpu> {
+public:
+  /// Chooses the kernels: the fastest this machine runs, or LSAQ_ISA. Throws InvalidArgument if LSAQ_ISA can't be met.
+  explicit Backend(ExecutorRef executor = {}) : kernels_(&select_kernels()), executor_(executor) {}
+
+  /// With kernels chosen by the caller. Precondition: cpu_runs(isa).
+  Backend(ExecutorRef executor, Isa isa) noexcept : kernels_(&kernels_of(isa)), executor_(executor) {}
+
+  Isa isa() const noexcept { return kernels_->isa; }
+  const CpuKernels& kernels() const noexcept { return *kernels_; }
+  ExecutorRef executor() const noexcept { return executor_; }
+
+  /// The host as a device: free memory by MemAvailable and control-group limits.
+  static std::vector<Device> devices() {
+    const HostMemory memory = host_memory();
+    return {{"cpu", "host memory", memory.total, memory.free, memory.limited_by}};
+  }
+
+  /// Brings packed weights into the form the products read. The canonical form already is; takes and returns ownership.
+  PackedMatrix prepare(PackedMatrix packed) const { return packed; }
+
+  /// Bytes of workspace a product with `tokens` rows of input needs: none on this backend (16 KiB of stack a thread instead).
+  std::size_t workspace_bytes(PackedView, std::size_t) const noexcept { return 0; }
+  std::size_t workspace_bytes(MatrixView, std::size_t) const noexcept { return 0; }
+
+  /// y = x W^T for a packed W: x is tokens x W.columns (FP32), y is tokens x W.rows, both the caller's.
+  ///
+  /// Codes are multiplied by FP32 activations and summed in FP32, the row's scale is applied once at the end. Allocates nothing; the result does not depend on
+  /// the number of threads.
+  Status matmul(PackedView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> = {}) const noexcept {
+    if (weights.bits < min_bits || weights.bits > max_bits) return Status::unsupported;
+    return multiply({weights.data, weights.row_bytes(), {.element = ElementType::f32, .bits = weights.bits}}, {weights.rows, weights.columns},
+                    weights.scale_data(), weights.scale_type, x, y);
+  }
+
+  /// y = x W^T for FP32, FP16 or BF16 weights, read in place.
+  Status matmul(MatrixView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> = {}) const noexcept {
+    return multiply({static_cast<const std::byte*>(weights.data), weights.stride * size_of(weights.type), {.element = weights.type}},
+                    {weights.rows, weights.columns}, nullptr, ScaleType::f32, x, y);
+  }
+
+  Status matmul(const PackedMatrix& weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
+    return matmul(weights.view(), x, y, workspace);
+  }
+
+  /// y = W x for one vector; x has W.columns values, y has W.rows.
+  Status matvec(PackedView weights, std::span<const float> x, std::span<float> y) const noexcept {
+    return matmul(weights, MatrixView(x.data(), 1, x.size()), MutableMatrixView(y.data(), 1, y.size()));
+  }
+  Status matvec(const PackedMatrix& weights, std::span<const float> x, std::span<float> y) const noexcept { return matvec(weights.view(), x, y); }
+
+  /// The k highest projections of each state on the embedding (LSAQ, Eqs. 1 and 2); see importance/token_sets.hpp.
+  void top_tokens(MatrixView states, MatrixView embedding, std::size_t k, std::span<ScoredToken> out) const {
+    lsaq::top_tokens(states, embedding, k, out, *kernels_, executor_);
+  }
+
+private:
+  Status multiply(const WeightRows& weights, MatrixShape shape, const std::byte* scales, ScaleType scale_type, MatrixView x,
+                  MutableMatrixView y) const noexcept {
+    if (x.type != ElementType::f32 || x.columns != shape.columns || y.columns != shape.rows || x.rows != y.rows) return Status::shape_mismatch;
+    const auto* input = static_cast<const float*>(x.data);
+    const std::size_t panels = (shape.rows + panel_rows - 1) / panel_rows;
+    // Four tasks a thread even out their speeds; a task below some 32 KiB of weights costs more to hand over than to run.
+    const std::size_t by_size = std::max<std::size_t>(1, shape.rows * weights.row_bytes * std::max<std::size_t>(1, x.rows / 4) >> 15);
+    const std::size_t threads = executor_.concurrency();
+    const std::size_t tasks = std::min({panels, by_size, threads == 1 ? 1 : threads * 4});
+    executor_.parallel_for(tasks, [&](std::size_t task) {
+      const std::size_t first = panels * task / tasks * panel_rows;
+      const std::size_t end = std::min(panels * (task + 1) / tasks * panel_rows, shape.rows);
+      multiply_rows(*kernels_, weights, first, end - first, shape.columns, input, x.stride, x.rows, y.data + first, y.stride);
+      if (scales == nullptr) return;
+      for (std::size_t r = first; r < end; ++r) {
+        const float scale = load_scale(scales, scale_type, r);
+        for (std::size_t t = 0; t < x.rows; ++t) y.row(t)[r] *= scale;
+      }
+    });
+    return Status::ok;
+  }
+
+  const CpuKernels* kernels_;
+  ExecutorRef executor_;
+};
+
+static_assert(backend<Backend<Cpu>>);
+static_assert(lists_devices<Backend<Cpu>>);
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -1,0 +1,171 @@
+// One Llama decoder layer on a block of tokens: RMSNorm, rotary embedding, grouped-query attention, SwiGLU, residuals in place.
+#pragma once
+
+#include <lsaq/deployment/cpu.hpp>
+#include <lsaq/models/attention.hpp>
+#include <lsaq/models/llama_weights.hpp>
+
+namespace lsaq::inline v0::llama::inline LSAQ_BASELINE {
+
+/// Floats of working memory for blocks of up to `tokens` tokens. The residual stream itself comes with it.
+struct LayerWorkspace {
+  std::span<float> x;        ///< residual stream, tokens x hidden
+  std::span<float> normed;   ///< tokens x hidden; also the outputs of o and down
+  std::span<float> q;        ///< tokens x q_rows
+  std::span<float> k;        ///< tokens x kv_rows
+  std::span<float> v;        ///< tokens x kv_rows
+  std::span<float> attended; ///< tokens x q_rows
+  std::span<float> gate;     ///< tokens x ffn
+  std::span<float> up;       ///< tokens x ffn
+  std::span<float> rotation; ///< tokens x head_size: cosines, then sines
+  std::span<float> gain;     ///< hidden: a norm's gain, widened
+
+  static std::size_t floats(const Config& c, std::size_t tokens) noexcept {
+    return tokens * (2 * c.hidden + 2 * c.q_rows() + 2 * c.kv_rows() + 2 * c.ffn + c.head_size) + c.hidden;
+  }
+
+  /// Divides a block of floats(config, tokens) floats.
+  static LayerWorkspace divide(const Config& c, std::size_t tokens, std::span<float> memory) noexcept {
+    LayerWorkspace w;
+    const auto take = [&](std::size_t n) {
+      const std::span<float> part = memory.first(n);
+      memory = memory.subspan(n);
+      return part;
+    };
+    w.x = take(tokens * c.hidden);
+    w.normed = take(tokens * c.hidden);
+    w.q = take(tokens * c.q_rows());
+    w.k = take(tokens * c.kv_rows());
+    w.v = take(tokens * c.kv_rows());
+    w.attended = take(tokens * c.q_rows());
+    w.gate = take(tokens * c.ffn);
+    w.up = take(tokens * c.ffn);
+    w.rotation = take(tokens * c.head_size);
+    w.gain = take(c.hidden);
+    return w;
+  }
+};
+
+/// out = x / sqrt(mean(x^2) + epsilon) * gain, row by row, sums in FP32.
+inline void rms_norm(const Config& config, const CpuKernels& kernels, const FloatMatrix& norm, const float* x, std::size_t tokens, std::span<float> gain,
+                     float* out) noexcept {
+  kernels.widen(norm.storage.data(), norm.type, config.hidden, gain.data());
+  using Row = Eigen::Map<const Eigen::ArrayXf, Eigen::Unaligned>;
+  const auto n = static_cast<Eigen::Index>(config.hidden);
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const Row row(x + t * config.hidden, n);
+    const float mean = row.square().sum() / static_cast<float>(config.hidden);
+    const float scale = 1.0f / std::sqrt(mean + static_cast<float>(config.epsilon));
+    detail::FloatArray(out + t * config.hidden, n) = row * scale * Row(gain.data(), n);
+  }
+}
+
+/// Cosines and sines of the rotation of positions first .. first + tokens; angles in FP32 as the reference implementations compute them.
+inline void fill_rotation(const Config& config, std::size_t first, std::size_t tokens, std::span<float> rotation) noexcept {
+  const std::size_t half = config.head_size / 2;
+  for (std::size_t i = 0; i < half; ++i) {
+    auto frequency = static_cast<float>(std::pow(config.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(config.head_size)));
+    if (!config.rope_divisors.empty()) frequency /= config.rope_divisors[i];
+    for (std::size_t t = 0; t < tokens; ++t) {
+      const auto angle = static_cast<double>(static_cast<float>(first + t) * frequency);
+      rotation[t * config.head_size + i] = static_cast<float>(std::cos(angle));
+      rotation[t * config.head_size + half + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+}
+
+/// Rotates `heads` heads of every token in place (RoPE, arXiv 2104.09864).
+inline void rotate(const Config& config, std::size_t heads, std::size_t tokens, std::span<const float> rotation, float* x) noexcept {
+  const std::size_t half = config.head_size / 2;
+  const std::size_t step = config.interleaved_rope ? 2 : 1;       // from pair to pair
+  const std::size_t partner = config.interleaved_rope ? 1 : half; // from one of a pair to the other
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const float* cosine = rotation.data() + t * config.head_size;
+    const float* sine = cosine + half;
+    for (std::size_t h = 0; h < heads; ++h) {
+      float* head = x + (t * heads + h) * config.head_size;
+      for (std::size_t i = 0; i < half; ++i) {
+        const float a = head[i * step], b = head[i * step + partner];
+        head[i * step] = a * cosine[i] - b * sine[i];
+        head[i * step + partner] = b * cosine[i] + a * sine[i];
+      }
+    }
+  }
+}
+
+/// Copies rows of a projection into the cache at `position` onwards, F16 values clamped to its range (keys of some models come near it).
+inline void store_rows(const Config& config, const CpuKernels& kernels, KvCache& cache, std::size_t layer, std::size_t position, std::size_t tokens,
+                       float* rows, bool keys) noexcept {
+  for (std::size_t head = 0; head < config.kv_heads; ++head) {
+    std::byte* base = keys ? cache.keys(layer, head) : cache.values(layer, head);
+    for (std::size_t t = 0; t < tokens; ++t) {
+      float* row = rows + (t * config.kv_heads + head) * config.head_size;
+      std::byte* target = base + (position + t) * cache.row_bytes();
+      if (cache.type() == ElementType::f32) {
+        std::memcpy(target, row, cache.row_bytes());
+      } else {
+        detail::FloatArray values(row, static_cast<Eigen::Index>(config.head_size));
+        values = values.min(65504.0f).max(-65504.0f);
+        kernels.narrow_f16(row, config.head_size, reinterpret_cast<f16*>(target));
+      }
+    }
+  }
+}
+
+/// Runs a layer on `tokens` tokens at positions first_position onwards; workspace.x is the residual stream, changed in place; rotation is filled already.
+///
+/// `layer` is the layer's number in the cache. Allocates nothing on Backend<Cpu>.
+template <backend Device>
+void run_layer(const Config& config, const LayerWeights& weights, const Device& device, KvCache& cache, std::size_t layer, std::size_t first_position,
+               std::size_t tokens, const LayerWorkspace& w) noexcept {
+  const CpuKernels& kernels = device.kernels();
+  const ExecutorRef executor = device.executor();
+  const auto project = [&](Linear linear, std::span<float> in, std::span<float> out) {
+    const MatrixShape shape = shape_of(config, linear);
+    const Status status = weights[linear].matmul(device, MatrixView(in.data(), tokens, shape.columns), {out.data(), tokens, shape.rows});
+    LSAQ_ASSERT(status == Status::ok && "shapes come from one configuration");
+    (void)status;
+  };
+  const auto add_to_residual = [&] {
+    const auto n = static_cast<Eigen::Index>(tokens * config.hidden);
+    detail::FloatArray(w.x.data(), n) += detail::FloatArray(w.normed.data(), n);
+  };
+
+  rms_norm(config, kernels, weights.attention_norm, w.x.data(), tokens, w.gain, w.normed.data());
+  project(Linear::q, w.normed, w.q);
+  project(Linear::k, w.normed, w.k);
+  project(Linear::v, w.normed, w.v);
+  rotate(config, config.heads, tokens, w.rotation, w.q.data());
+  rotate(config, config.kv_heads, tokens, w.rotation, w.k.data());
+  store_rows(config, kernels, cache, layer, first_position, tokens, w.k.data(), true);
+  store_rows(config, kernels, cache, layer, first_position, tokens, w.v.data(), false);
+  attend(config, kernels, executor, cache, layer, first_position, tokens, w.q.data(), w.attended.data());
+  project(Linear::o, w.attended, w.normed);
+  add_to_residual();
+
+  rms_norm(config, kernels, weights.mlp_norm, w.x.data(), tokens, w.gain, w.normed.data());
+  project(Linear::gate, w.normed, w.gate);
+  project(Linear::up, w.normed, w.up);
+  executor.parallel_for(tokens, [&](std::size_t t) {
+    const auto n = static_cast<Eigen::Index>(config.ffn);
+    detail::FloatArray gate(w.gate.data() + t * config.ffn, n);
+    gate = gate / (1.0f + (-gate).exp()) * detail::FloatArray(w.up.data() + t * config.ffn, n); // silu(gate) * up
+  });
+  project(Linear::down, w.gate, w.normed);
+  add_to_residual();
+}
+
+/// Refuses token ids beyond the vocabulary. Throws InvalidArgument.
+inline void check_tokens(const Config& config, std::span<const TokenId> tokens) {
+  for (TokenId token : tokens)
+    if (token >= config.vocabulary)
+      fail<InvalidArgument>("token id " + std::to_string(token) + " is beyond the model's vocabulary of " + std::to_string(config.vocabulary));
+}
+
+/// Writes the embeddings of `tokens` into rows of `x`. Precondition: ids are below the vocabulary's size.
+inline void embed(const Config& config, const CpuKernels& kernels, const OuterWeights& outer, std::span<const TokenId> tokens, std::span<float> x) noexcept {
+  const MatrixView embedding = outer.embedding.view();
+  for (std::size_t t = 0; t < tokens.size(); ++t) kernels.widen(embedding.row(tokens[t]), embedding.type, config.hidden, x.data() + t * config.hidden);
+}
+
+} // namespace lsaq::inline v0::llama::inline LSAQ_BASELINE

@@ -1,0 +1,67 @@
+// Exact bytes of a model at given bits: what the deployment will allocate, to the byte.
+//
+// The paper's model: embedding, head and norms stay 16-bit; a quantized linear takes its codes (rows padded to 32-bit words) and one scale a row.
+#pragma once
+
+#include <lsaq/planning/plan.hpp>
+#include <lsaq/quantization/packed_matrix.hpp>
+
+#include <optional>
+#include <span>
+
+namespace lsaq::inline v0 {
+
+/// Bytes of a linear at `bits`: 2 to 8 packed with scales of `scale`, 16 as F16 or BF16.
+constexpr Bytes linear_bytes(const LinearShape& linear, unsigned bits, ScaleType scale = ScaleType::f16) noexcept {
+  const Bytes one = bits == 16 ? Bytes{2} * linear.rows * linear.columns : packed_bytes({linear.rows, linear.columns}, bits, scale);
+  return one * linear.count;
+}
+
+/// Bits a linear really gets when its layer is planned at `bits`: its own where it is pinned.
+constexpr unsigned effective_bits(const LinearShape& linear, unsigned bits) noexcept { return linear.pinned != 0 ? linear.pinned : bits; }
+
+/// Bytes of a whole layer planned at `bits`, norms included.
+constexpr Bytes layer_bytes(const LayerShape& layer, unsigned bits, ScaleType scale = ScaleType::f16) noexcept {
+  Bytes sum = layer.fixed_bytes;
+  for (const LinearShape& linear : layer.linears) sum += linear_bytes(linear, effective_bits(linear, bits), scale);
+  return sum;
+}
+
+/// Bytes of all layers and the final norm; `bits` has one entry a layer.
+inline Bytes weight_bytes(const ModelShape& shape, std::span<const unsigned> bits, ScaleType scale = ScaleType::f16) {
+  if (bits.size() != shape.layers.size())
+    fail<InvalidArgument>("a plan for " + std::to_string(bits.size()) + " layers does not fit a model of " + std::to_string(shape.layers.size()));
+  Bytes sum = shape.fixed_bytes;
+  for (std::size_t l = 0; l < bits.size(); ++l) sum += layer_bytes(shape.layers[l], bits[l], scale);
+  return sum;
+}
+
+/// Bytes of the whole model, embedding and head included, with every layer at `bits`.
+inline Bytes model_bytes(const ModelShape& shape, unsigned bits, ScaleType scale = ScaleType::f16) {
+  const std::vector<unsigned> uniform(shape.layers.size(), bits);
+  return weight_bytes(shape, uniform, scale) + shape.embedding_bytes;
+}
+
+/// Memory kept free by default: `percent` (3% unless said) of the model's FP16 weights (LSAQ, section IV.C, leaves the amount open).
+inline Bytes default_reserve(const ModelShape& shape, double percent = 3.0) {
+  return static_cast<Bytes>(static_cast<double>(model_bytes(shape, 16)) * percent / 100.0);
+}
+
+/// Bytes of keys and values of `context` positions: layers x 2 x KV heads x head size x context elements of kv_bits.
+constexpr Bytes kv_cache_bytes(std::size_t layers, std::size_t kv_heads, std::size_t head_size, std::size_t context, unsigned kv_bits = 16) noexcept {
+  return Bytes{layers} * 2 * kv_heads * head_size * context * kv_bits / 8;
+}
+
+/// Code bits averaged over the weights of all layers, scales left out: 6.75 for 22 equal layers at 8 bits and 10 at 4.
+inline double average_bits(const ModelShape& shape, std::span<const unsigned> bits) {
+  double weights = 0, sum = 0;
+  for (std::size_t l = 0; l < shape.layers.size(); ++l)
+    for (const LinearShape& linear : shape.layers[l].linears) {
+      const auto n = static_cast<double>(linear.weights());
+      weights += n;
+      sum += n * effective_bits(linear, bits[l]);
+    }
+  return weights == 0 ? 0 : sum / weights;
+}
+
+} // namespace lsaq::inline v0

@@ -1,0 +1,152 @@
+// Quantized weights in memory: codes and scales of one matrix in one block, the same type for every bit width.
+//
+// Canonical layout, also the layout of files (docs/formats.md):
+//
+//   rows x row_bytes   codes: code + 2^(bits-1) as an unsigned number of `bits` bits, first column in the lowest bits, little-endian;
+//                      each row padded to a multiple of 4 bytes with code 0
+//   rows x scale size  one scale a row (F16, BF16 or F32)
+//
+//   bits = 8:  byte c = code of column c + 128
+//   bits = 4:  byte c = (code of column 2c + 8) | (code of column 2c+1 + 8) << 4
+#pragma once
+
+#include <lsaq/error.hpp>
+#include <lsaq/half.hpp>
+#include <lsaq/types.hpp>
+
+#include <cstring>
+#include <limits>
+#include <new>
+#include <span>
+#include <string>
+#include <utility>
+
+namespace lsaq::inline v0 {
+
+/// Type of a stored scale.
+enum class ScaleType : std::uint8_t { f16, bf16, f32 };
+
+constexpr std::size_t size_of(ScaleType type) noexcept { return type == ScaleType::f32 ? 4 : 2; }
+
+constexpr std::string_view name_of(ScaleType type) noexcept { return type == ScaleType::f32 ? "F32" : type == ScaleType::f16 ? "F16" : "BF16"; }
+
+inline constexpr unsigned min_bits = 2;
+inline constexpr unsigned max_bits = 8;
+
+/// Bytes of one packed row: the codes' bits, rounded up to whole 32-bit words.
+constexpr std::size_t packed_row_bytes(std::size_t columns, unsigned bits) noexcept { return (columns * bits + 31) / 32 * 4; }
+
+/// Rows and columns of a matrix without its data.
+struct MatrixShape {
+  std::size_t rows = 0;
+  std::size_t columns = 0;
+  friend constexpr bool operator==(MatrixShape, MatrixShape) = default;
+};
+
+/// Bytes of a packed matrix: codes, row padding and one scale a row.
+constexpr Bytes packed_bytes(MatrixShape shape, unsigned bits, ScaleType scale = ScaleType::f16) noexcept {
+  return Bytes{shape.rows} * (packed_row_bytes(shape.columns, bits) + size_of(scale));
+}
+
+/// A packed matrix in memory that somebody else owns; trivially copyable.
+struct PackedView {
+  const std::byte* data = nullptr; ///< codes, then scales
+  std::size_t rows = 0;
+  std::size_t columns = 0;
+  unsigned bits = 0;
+  ScaleType scale_type = ScaleType::f16;
+
+  constexpr std::size_t row_bytes() const noexcept { return packed_row_bytes(columns, bits); }
+  constexpr Bytes bytes() const noexcept { return packed_bytes({rows, columns}, bits, scale_type); }
+  const std::byte* codes(std::size_t row) const noexcept { return data + row * row_bytes(); }
+  const std::byte* scale_data() const noexcept { return data + rows * row_bytes(); }
+};
+
+/// An owned block of bytes, aligned for vector loads, not initialized. Move-only; its size is exactly what was asked for.
+class AlignedBytes {
+public:
+  static constexpr std::size_t alignment = 64;
+
+  AlignedBytes() = default;
+  explicit AlignedBytes(std::size_t size) : data_(size ? static_cast<std::byte*>(::operator new (size, std::align_val_t{alignment})) : nullptr), size_(size) {}
+  AlignedBytes(AlignedBytes&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  AlignedBytes& operator=(AlignedBytes&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~AlignedBytes() { ::operator delete (data_, std::align_val_t{alignment}); }
+
+  std::byte* data() noexcept { return data_; }
+  const std::byte* data() const noexcept { return data_; }
+  std::size_t size() const noexcept { return size_; }
+  std::span<std::byte> span() noexcept { return {data_, size_}; }
+
+private:
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// A quantized matrix that owns its bytes; move-only. Bits and scale type are data, so engines need no templates to hold one.
+class PackedMatrix {
+public:
+  PackedMatrix() = default;
+
+  /// Room for rows x columns codes of `bits` bits, not initialized. Throws std::bad_alloc.
+  PackedMatrix(MatrixShape shape, unsigned bits, ScaleType scale_type)
+      : storage_(static_cast<std::size_t>(packed_bytes(shape, bits, scale_type))), shape_(shape), bits_(bits), scale_type_(scale_type) {}
+
+  std::size_t rows() const noexcept { return shape_.rows; }
+  std::size_t columns() const noexcept { return shape_.columns; }
+  unsigned bits() const noexcept { return bits_; }
+  ScaleType scale_type() const noexcept { return scale_type_; }
+  Bytes bytes() const noexcept { return storage_.size(); }
+  std::span<std::byte> storage() noexcept { return storage_.span(); }
+  PackedView view() const noexcept { return {storage_.data(), shape_.rows, shape_.columns, bits_, scale_type_}; }
+
+private:
+  AlignedBytes storage_;
+  MatrixShape shape_;
+  unsigned bits_ = 0;
+  ScaleType scale_type_ = ScaleType::f16;
+};
+
+} // namespace lsaq::inline v0
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
+
+/// Scale number `index` of an array of scales, widened to FP32.
+inline float load_scale(const std::byte* scales, ScaleType type, std::size_t index) noexcept {
+  switch (type) {
+  case ScaleType::f16: return load_element(scales, ElementType::f16, index);
+  case ScaleType::bf16: return load_element(scales, ElementType::bf16, index);
+  case ScaleType::f32: break;
+  }
+  return load_element(scales, ElementType::f32, index);
+}
+
+/// Writes n unsigned codes of `bits` bits in canonical order, and pads the row to whole 32-bit words with `padding`.
+inline void pack_codes(const std::uint8_t* codes, std::size_t n, unsigned bits, std::uint8_t padding, std::byte* row) noexcept {
+  const std::size_t row_bytes = packed_row_bytes(n, bits);
+  if (bits == 8) {
+    if (n != 0) std::memcpy(row, codes, n);
+    for (std::size_t i = n; i < row_bytes; ++i) row[i] = std::byte{padding};
+    return;
+  }
+  if (bits == 4) {
+    for (std::size_t i = 0; i < n / 2; ++i) row[i] = static_cast<std::byte>(codes[2 * i] | codes[2 * i + 1] << 4);
+    std::size_t i = n / 2;
+    if (n % 2 != 0) row[i++] = static_cast<std::byte>(codes[n - 1] | padding << 4);
+    for (; i < row_bytes; ++i) row[i] = static_cast<std::byte>(padding | padding << 4);
+    return;
+  }
+  std::uint64_t window = 0;
+  unsigned filled = 0;
+  std::size_t written = 0;
+  for (std::size_t i = 0; written < row_bytes; ++i) {
+    window |= std::uint64_t{i < n ? codes[i] : padding} << filled;
+    for (filled += bits; filled >= 8 && written < row_bytes; filled -= 8, window >>= 8) row[written++] = static_cast<std::byte>(window & 0xffu);
+  }
+}
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -1,0 +1,242 @@
+// Kernels for x86-64 with AVX2, FMA and F16C. Compiled with target attributes: the consumer needs no -m flags, and must not call these where
+// cpu_runs(Isa::avx2) is false.
+#pragma once
+
+#include <lsaq/kernels/cpu/scalar.hpp>
+
+#if LSAQ_X86
+#include <immintrin.h>
+
+#define LSAQ_AVX2 [[gnu::target("avx2,fma,f16c")]] inline
+#define LSAQ_AVX2_HELPER [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2 {
+
+/// Formats with vector loads; other bit widths go through the scalar unpacking.
+enum class Load : std::uint8_t { f32, f16, bf16, i8, i4 };
+
+/// Weights of columns [column, column + 8) as FP32. i4 wants column % 8 == 0 and reads the row's padding; the others read exactly eight elements.
+template <Load L> LSAQ_AVX2_HELPER __m256 load8(const std::byte* row, std::size_t column) noexcept {
+  if constexpr (L == Load::f32) {
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(row) + column);
+  } else if constexpr (L == Load::f16) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 2 * column)));
+  } else if constexpr (L == Load::bf16) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 2 * column)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  } else if constexpr (L == Load::i8) {
+    const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + column)));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(wide, _mm256_set1_epi32(128)));
+  } else {
+    int word; // eight codes, the first column in the lowest four bits
+    std::memcpy(&word, row + column / 2, sizeof word);
+    const __m256i shifted = _mm256_srlv_epi32(_mm256_set1_epi32(word), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(shifted, _mm256_set1_epi32(15)), _mm256_set1_epi32(8)));
+  }
+}
+
+LSAQ_AVX2_HELPER float sum_lanes(__m256 v) noexcept {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
+template <Load L> LSAQ_AVX2 void dot_rows_of(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
+  const std::size_t whole32 = columns / 32 * 32;
+  const std::size_t whole8 = columns / 8 * 8;
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::byte* row = weights.row(r);
+    __m256 sum0 = _mm256_setzero_ps(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+    std::size_t c = 0;
+    for (; c < whole32; c += 32) {
+      sum0 = _mm256_fmadd_ps(load8<L>(row, c), _mm256_loadu_ps(x + c), sum0);
+      sum1 = _mm256_fmadd_ps(load8<L>(row, c + 8), _mm256_loadu_ps(x + c + 8), sum1);
+      sum2 = _mm256_fmadd_ps(load8<L>(row, c + 16), _mm256_loadu_ps(x + c + 16), sum2);
+      sum3 = _mm256_fmadd_ps(load8<L>(row, c + 24), _mm256_loadu_ps(x + c + 24), sum3);
+    }
+    for (; c < whole8; c += 8) sum0 = _mm256_fmadd_ps(load8<L>(row, c), _mm256_loadu_ps(x + c), sum0);
+    float sum = sum_lanes(_mm256_add_ps(_mm256_add_ps(sum0, sum1), _mm256_add_ps(sum2, sum3)));
+    for (; c < columns; ++c) sum += scalar::weight_at(row, weights.format, c) * x[c];
+    y[r] = sum;
+  }
+}
+
+/// Writes eight rows by eight columns transposed: panel[c * 16 + r].
+LSAQ_AVX2_HELPER void store_transposed(__m256 (&v)[8], float* panel) noexcept {
+  const __m256 a0 = _mm256_unpacklo_ps(v[0], v[1]), a1 = _mm256_unpackhi_ps(v[0], v[1]);
+  const __m256 a2 = _mm256_unpacklo_ps(v[2], v[3]), a3 = _mm256_unpackhi_ps(v[2], v[3]);
+  const __m256 a4 = _mm256_unpacklo_ps(v[4], v[5]), a5 = _mm256_unpackhi_ps(v[4], v[5]);
+  const __m256 a6 = _mm256_unpacklo_ps(v[6], v[7]), a7 = _mm256_unpackhi_ps(v[6], v[7]);
+  const __m256 b0 = _mm256_shuffle_ps(a0, a2, 0x44), b1 = _mm256_shuffle_ps(a0, a2, 0xee);
+  const __m256 b2 = _mm256_shuffle_ps(a1, a3, 0x44), b3 = _mm256_shuffle_ps(a1, a3, 0xee);
+  const __m256 b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xee);
+  const __m256 b6 = _mm256_shuffle_ps(a5, a7, 0x44), b7 = _mm256_shuffle_ps(a5, a7, 0xee);
+  _mm256_storeu_ps(panel + 0 * panel_rows, _mm256_permute2f128_ps(b0, b4, 0x20));
+  _mm256_storeu_ps(panel + 1 * panel_rows, _mm256_permute2f128_ps(b1, b5, 0x20));
+  _mm256_storeu_ps(panel + 2 * panel_rows, _mm256_permute2f128_ps(b2, b6, 0x20));
+  _mm256_storeu_ps(panel + 3 * panel_rows, _mm256_permute2f128_ps(b3, b7, 0x20));
+  _mm256_storeu_ps(panel + 4 * panel_rows, _mm256_permute2f128_ps(b0, b4, 0x31));
+  _mm256_storeu_ps(panel + 5 * panel_rows, _mm256_permute2f128_ps(b1, b5, 0x31));
+  _mm256_storeu_ps(panel + 6 * panel_rows, _mm256_permute2f128_ps(b2, b6, 0x31));
+  _mm256_storeu_ps(panel + 7 * panel_rows, _mm256_permute2f128_ps(b3, b7, 0x31));
+}
+
+template <Load L> LSAQ_AVX2 void unpack_of(const WeightRows& weights, std::size_t rows, std::size_t first_column, std::size_t columns, float* panel) noexcept {
+  const std::size_t whole8 = columns / 8 * 8;
+  for (std::size_t group = 0; group < panel_rows; group += 8) {
+    const std::byte* row[8]; // a missing row reads row 0 again: its lane is never stored
+    for (std::size_t r = 0; r < 8; ++r) row[r] = weights.row(group + r < rows ? group + r : 0);
+    for (std::size_t k = 0; k < whole8; k += 8) {
+      __m256 v[8];
+#pragma GCC unroll 8
+      for (std::size_t r = 0; r < 8; ++r) v[r] = load8<L>(row[r], first_column + k);
+      store_transposed(v, panel + k * panel_rows + group);
+    }
+    for (std::size_t k = whole8; k < columns; ++k)
+      for (std::size_t r = 0; r < 8; ++r) panel[k * panel_rows + group + r] = scalar::weight_at(row[r], weights.format, first_column + k);
+  }
+}
+
+/// T tokens by 16 rows in 2 T accumulators; `full` or the lanes of `low` and `high` are stored.
+template <int T>
+LSAQ_AVX2_HELPER void product_tile(const float* panel, std::size_t panel_stride, std::size_t depth, const float* x, std::size_t x_stride, float* y,
+                                   std::size_t y_stride, bool full, __m256i low, __m256i high, bool accumulate) noexcept {
+  __m256 sum0[T], sum1[T];
+#pragma GCC unroll 6
+  for (int t = 0; t < T; ++t) {
+    sum0[t] = accumulate ? _mm256_maskload_ps(y + t * y_stride, low) : _mm256_setzero_ps();
+    sum1[t] = accumulate ? _mm256_maskload_ps(y + t * y_stride + 8, high) : _mm256_setzero_ps();
+  }
+  for (std::size_t k = 0; k < depth; ++k) {
+    const __m256 w0 = _mm256_loadu_ps(panel + k * panel_stride);
+    const __m256 w1 = _mm256_loadu_ps(panel + k * panel_stride + 8);
+#pragma GCC unroll 6
+    for (int t = 0; t < T; ++t) {
+      const __m256 value = _mm256_broadcast_ss(x + t * x_stride + k);
+      sum0[t] = _mm256_fmadd_ps(value, w0, sum0[t]);
+      sum1[t] = _mm256_fmadd_ps(value, w1, sum1[t]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int t = 0; t < T; ++t) {
+    if (full) {
+      _mm256_storeu_ps(y + t * y_stride, sum0[t]);
+      _mm256_storeu_ps(y + t * y_stride + 8, sum1[t]);
+    } else {
+      _mm256_maskstore_ps(y + t * y_stride, low, sum0[t]);
+      _mm256_maskstore_ps(y + t * y_stride + 8, high, sum1[t]);
+    }
+  }
+}
+
+LSAQ_AVX2 void product(const float* panel, std::size_t panel_stride, std::size_t depth, const float* x, std::size_t x_stride, std::size_t tokens, float* y,
+                       std::size_t y_stride, std::size_t rows, bool accumulate) noexcept {
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(rows)), lanes);
+  const __m256i high = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(rows) - 8), lanes);
+  const bool full = rows == panel_rows;
+  std::size_t t = 0;
+  for (; t + 6 <= tokens; t += 6)
+    product_tile<6>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate);
+  switch (tokens - t) {
+  case 5: product_tile<5>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate); break;
+  case 4: product_tile<4>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate); break;
+  case 3: product_tile<3>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate); break;
+  case 2: product_tile<2>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate); break;
+  case 1: product_tile<1>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate); break;
+  default: break;
+  }
+}
+
+LSAQ_AVX2 void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
+  switch (weights.format.bits) {
+  case 0:
+    switch (weights.format.element) {
+    case ElementType::f32: return dot_rows_of<Load::f32>(weights, rows, columns, x, y);
+    case ElementType::f16: return dot_rows_of<Load::f16>(weights, rows, columns, x, y);
+    case ElementType::bf16: return dot_rows_of<Load::bf16>(weights, rows, columns, x, y);
+    }
+    return;
+  case 8: return dot_rows_of<Load::i8>(weights, rows, columns, x, y);
+  case 4: return dot_rows_of<Load::i4>(weights, rows, columns, x, y);
+  default: return scalar::dot_rows(weights, rows, columns, x, y);
+  }
+}
+
+LSAQ_AVX2 void unpack(const WeightRows& weights, std::size_t rows, std::size_t first_column, std::size_t columns, float* panel) noexcept {
+  switch (weights.format.bits) {
+  case 0:
+    switch (weights.format.element) {
+    case ElementType::f32: return unpack_of<Load::f32>(weights, rows, first_column, columns, panel);
+    case ElementType::f16: return unpack_of<Load::f16>(weights, rows, first_column, columns, panel);
+    case ElementType::bf16: return unpack_of<Load::bf16>(weights, rows, first_column, columns, panel);
+    }
+    return;
+  case 8: return unpack_of<Load::i8>(weights, rows, first_column, columns, panel);
+  case 4:
+    if (first_column % 8 == 0) return unpack_of<Load::i4>(weights, rows, first_column, columns, panel);
+    break;
+  default: break;
+  }
+  scalar::unpack(weights, rows, first_column, columns, panel);
+}
+
+LSAQ_AVX2 void widen(const void* in, ElementType type, std::size_t n, float* out) noexcept {
+  const auto* bytes = static_cast<const std::byte*>(in);
+  std::size_t i = 0;
+  switch (type) {
+  case ElementType::f32: std::memcpy(out, in, n * sizeof(float)); return;
+  case ElementType::f16:
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load8<Load::f16>(bytes, i));
+    break;
+  case ElementType::bf16:
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load8<Load::bf16>(bytes, i));
+    break;
+  }
+  for (; i < n; ++i) out[i] = load_element(in, type, i);
+}
+
+LSAQ_AVX2 void narrow_f16(const float* in, std::size_t n, f16* out) noexcept {
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  for (; i < n; ++i) out[i] = to_f16(in[i]);
+}
+
+LSAQ_AVX2 std::uint32_t magnitude_bits(const float* in, std::size_t n) noexcept {
+  const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
+  __m256i largest = _mm256_setzero_si256(); // as integers: monotonic for non-negative floats, and NaN is above infinity
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8) largest = _mm256_max_epi32(largest, _mm256_and_si256(no_sign, _mm256_castps_si256(_mm256_loadu_ps(in + i))));
+  alignas(32) std::uint32_t lanes[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), largest);
+  std::uint32_t result = scalar::magnitude_bits(in + i, n - i);
+  for (std::uint32_t lane : lanes) result = lane > result ? lane : result;
+  return result;
+}
+
+LSAQ_AVX2 void quantize(const float* in, std::size_t n, float scale, int limit, int offset, std::uint8_t* out) noexcept {
+  const __m256 divisor = _mm256_set1_ps(scale);
+  const __m256i top = _mm256_set1_epi32(limit), bottom = _mm256_set1_epi32(-limit), shift = _mm256_set1_epi32(offset);
+  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); // undoes the lane-wise packing
+  std::size_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    __m256i code[4];
+#pragma GCC unroll 4
+    for (std::size_t j = 0; j < 4; ++j) {
+      code[j] = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_loadu_ps(in + i + 8 * j), divisor));
+      code[j] = _mm256_add_epi32(_mm256_max_epi32(_mm256_min_epi32(code[j], top), bottom), shift);
+    }
+    const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(code[0], code[1]), _mm256_packs_epi32(code[2], code[3]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_permutevar8x32_epi32(bytes, in_order));
+  }
+  scalar::quantize(in + i, n - i, scale, limit, offset, out + i);
+}
+
+inline constexpr CpuKernels kernels{Isa::avx2, widen, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product};
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2
+
+#undef LSAQ_AVX2
+#undef LSAQ_AVX2_HELPER
+#endif

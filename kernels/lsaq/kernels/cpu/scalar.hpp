@@ -1,0 +1,86 @@
+// The oracle: every kernel as the plainest loop that says what it computes.
+#pragma once
+
+#include <lsaq/half.hpp>
+#include <lsaq/kernels/cpu/kernel_table.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#if LSAQ_X86
+#include <xmmintrin.h>
+#endif
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar {
+
+/// Nearest integer, ties to even, whatever -ffast-math does to the consumer; |value| < 2^31, default rounding mode.
+inline int round_half_even(float value) noexcept {
+#if LSAQ_X86
+  return _mm_cvtss_si32(_mm_set_ss(value));
+#else
+  return static_cast<int>(std::lrint(value));
+#endif
+}
+
+/// The unsigned code at `column` of a canonically packed row; reads only bytes the code occupies.
+inline unsigned unpack_code(const std::byte* row, unsigned bits, std::size_t column) noexcept {
+  const std::size_t first_bit = column * bits;
+  const std::byte* at = row + first_bit / 8;
+  const unsigned shift = static_cast<unsigned>(first_bit % 8);
+  unsigned word = std::to_integer<unsigned>(at[0]);
+  if (shift + bits > 8) word |= std::to_integer<unsigned>(at[1]) << 8;
+  return (word >> shift) & ((1u << bits) - 1u);
+}
+
+/// Weight at `column` as FP32; codes without their scale.
+inline float weight_at(const std::byte* row, WeightFormat format, std::size_t column) noexcept {
+  if (!format.packed()) return load_element(row, format.element, column);
+  return static_cast<float>(static_cast<int>(unpack_code(row, format.bits, column)) - (1 << (format.bits - 1)));
+}
+
+inline void widen(const void* in, ElementType type, std::size_t n, float* out) noexcept {
+  for (std::size_t i = 0; i < n; ++i) out[i] = load_element(in, type, i);
+}
+
+inline void narrow_f16(const float* in, std::size_t n, f16* out) noexcept {
+  for (std::size_t i = 0; i < n; ++i) out[i] = to_f16(in[i]);
+}
+
+inline std::uint32_t magnitude_bits(const float* in, std::size_t n) noexcept {
+  std::uint32_t largest = 0;
+  for (std::size_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<std::uint32_t>(in[i]) & 0x7fffffffu);
+  return largest;
+}
+
+inline void quantize(const float* in, std::size_t n, float scale, int limit, int offset, std::uint8_t* out) noexcept {
+  for (std::size_t i = 0; i < n; ++i) out[i] = static_cast<std::uint8_t>(std::clamp(round_half_even(in[i] / scale), -limit, limit) + offset);
+}
+
+inline void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
+  for (std::size_t r = 0; r < rows; ++r) {
+    float sum = 0;
+    for (std::size_t c = 0; c < columns; ++c) sum += weight_at(weights.row(r), weights.format, c) * x[c];
+    y[r] = sum;
+  }
+}
+
+inline void unpack(const WeightRows& weights, std::size_t rows, std::size_t first_column, std::size_t columns, float* panel) noexcept {
+  for (std::size_t k = 0; k < columns; ++k)
+    for (std::size_t r = 0; r < panel_rows; ++r) panel[k * panel_rows + r] = r < rows ? weight_at(weights.row(r), weights.format, first_column + k) : 0.0f;
+}
+
+inline void product(const float* panel, std::size_t panel_stride, std::size_t depth, const float* x, std::size_t x_stride, std::size_t tokens, float* y,
+                    std::size_t y_stride, std::size_t rows, bool accumulate) noexcept {
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t r = 0; r < rows; ++r) {
+      float sum = accumulate ? y[t * y_stride + r] : 0.0f;
+      for (std::size_t k = 0; k < depth; ++k) sum += x[t * x_stride + k] * panel[k * panel_stride + r];
+      y[t * y_stride + r] = sum;
+    }
+}
+
+inline constexpr CpuKernels kernels{Isa::scalar, widen, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product};
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar
