@@ -14,6 +14,9 @@ namespace lsaq::inline v0 {
 /// Amounts of memory, in bytes.
 using Bytes = std::uint64_t;
 
+/// A token: its row in the model's embedding.
+using TokenId = std::uint32_t;
+
 inline namespace literals {
 constexpr Bytes operator""_KiB(unsigned long long n) noexcept { return n << 10; }
 constexpr Bytes operator""_MiB(unsigned long long n) noexcept { return n << 20; }

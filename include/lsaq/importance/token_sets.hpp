@@ -13,8 +13,6 @@
 
 namespace lsaq::inline v0 {
 
-using TokenId = std::uint32_t;
-
 /// A token and its projection value; sets are ordered by value, highest first, ties to the lower id.
 struct ScoredToken {
   float value;

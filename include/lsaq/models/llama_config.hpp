@@ -155,7 +155,7 @@ inline std::string head_name(const ModelSource& model) { return model.is_gguf() 
 
 namespace detail {
 
-[[noreturn]] inline void refuse(const ModelSource& model, const std::string& sentence) { fail<BadInput>(printable(model.path().string()) + ": " + sentence); }
+[[noreturn]] inline void refuse(const ModelSource& model, const std::string& sentence) { fail<BadInput>(printable_path(model.path()) + ": " + sentence); }
 
 /// Refuses dimensions that can't be a model, before they size anything.
 inline void check_dimensions(const ModelSource& model, const Config& config) {

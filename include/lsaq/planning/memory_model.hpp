@@ -36,6 +36,15 @@ inline Bytes weight_bytes(const ModelShape& shape, std::span<const unsigned> bit
   return sum;
 }
 
+/// Bytes of all layers and the final norm as a plan has them, exceptions for single linears included.
+inline Bytes weight_bytes(const ModelShape& shape, const Plan& plan, ScaleType scale = ScaleType::f16) {
+  Bytes sum = weight_bytes(shape, plan.bits, scale);
+  for (std::size_t l = 0; l < shape.layers.size() && !plan.tensors.empty(); ++l)
+    for (const LinearShape& linear : shape.layers[l].linears)
+      sum = sum - linear_bytes(linear, effective_bits(linear, plan.bits[l]), scale) + linear_bytes(linear, plan.bits_of(l, linear.name), scale);
+  return sum;
+}
+
 /// Bytes of the whole model, embedding and head included, with every layer at `bits`.
 inline Bytes model_bytes(const ModelShape& shape, unsigned bits, ScaleType scale = ScaleType::f16) {
   const std::vector<unsigned> uniform(shape.layers.size(), bits);
@@ -53,13 +62,13 @@ constexpr Bytes kv_cache_bytes(std::size_t layers, std::size_t kv_heads, std::si
 }
 
 /// Code bits averaged over the weights of all layers, scales left out: 6.75 for 22 equal layers at 8 bits and 10 at 4.
-inline double average_bits(const ModelShape& shape, std::span<const unsigned> bits) {
+inline double average_bits(const ModelShape& shape, const Plan& plan) {
   double weights = 0, sum = 0;
   for (std::size_t l = 0; l < shape.layers.size(); ++l)
     for (const LinearShape& linear : shape.layers[l].linears) {
       const auto n = static_cast<double>(linear.weights());
       weights += n;
-      sum += n * effective_bits(linear, bits[l]);
+      sum += n * effective_bits(linear, plan.bits_of(l, linear.name));
     }
   return weights == 0 ? 0 : sum / weights;
 }

@@ -112,7 +112,7 @@ public:
                      smallest - plan.bytes.memory};
     }
     plan.bits = std::move(*bits);
-    plan.average_bits = average_bits(shape, plan.bits);
+    plan.average_bits = average_bits(shape, plan);
     plan.bytes.weights = weight_bytes(shape, plan.bits);
     plan.bytes.total = plan.bytes.weights + beside;
     return plan;

@@ -1,0 +1,33 @@
+// Calibration windows: token ids from the built-in text, a text file, or a file of ids.
+#pragma once
+
+#include "model_files.hpp"
+
+#include <lsaq/types.hpp>
+
+#include <vector>
+namespace command {
+
+/// Token ids of windows; each is a sequence of its own.
+using Windows = std::vector<std::vector<lsaq::TokenId>>;
+
+/// Where windows come from and how they are cut.
+struct CalibrationOptions {
+  std::string text_file;      ///< --text; empty: the built-in text
+  std::string token_ids_file; ///< --token-ids; used instead of text if set
+  std::size_t windows = 32;
+  std::size_t window_length = 128;
+};
+
+void add_calibration_options(CLI::App& verb, CalibrationOptions& options);
+
+/// Cuts tokens into consecutive windows; a rest that fills no window is left out.
+Windows cut_windows(const std::vector<lsaq::TokenId>& tokens, std::size_t length, std::size_t most);
+
+/// A file with a JSON array of arrays of ids, each a window. Throws BadInput naming the window.
+Windows read_token_ids(const std::filesystem::path& path, const lsaq::llama::Config& config);
+
+/// Consecutive windows of the chosen text, tokenized without special tokens, or those of the file of ids. Throws BadInput, InvalidArgument.
+Windows calibration_windows(const Model& model, const CalibrationOptions& options);
+
+} // namespace command

@@ -1,0 +1,39 @@
+#include "deployed_model.hpp"
+
+namespace command {
+
+namespace llama = lsaq::llama;
+
+namespace {
+
+llama::ModelWeights load(const Model& model, const lsaq::Plan& plan, const DeployedModel::Device& device) {
+  Progress progress("quantize: layer", model.config.layers);
+  const llama::WeightLoader loader(model.source, model.config, device.executor());
+  return llama::load_weights(loader, model.config, plan, device, [&](std::size_t layers) {
+    check_interrupt();
+    progress.set(layers);
+  });
+}
+
+} // namespace
+
+DeployedModel::DeployedModel(const Model& model, const lsaq::Plan& plan, const Device& device, std::size_t context)
+    : model_(&model), device_(device), weights_(load(model, plan, device)), decoder_(model.config, weights_, device, context) {}
+
+lsaq::PlanBytes DeployedModel::allocated() const {
+  lsaq::PlanBytes bytes{.weights = weights_.weight_bytes(),
+                        .embedding = weights_.outer.embedding_bytes(),
+                        .kv_cache = decoder_.kv_cache_bytes(),
+                        .activations = decoder_.activation_bytes()};
+  bytes.total = bytes.weights + bytes.embedding + bytes.kv_cache + bytes.activations;
+  return bytes;
+}
+
+std::span<const float> DeployedModel::forward(std::span<const lsaq::TokenId> tokens) { return decoder_.forward(tokens); }
+
+llama::Likelihood DeployedModel::likelihood(std::span<const lsaq::TokenId> window) {
+  block_logits_.resize(llama::prefill_block * model_->config.vocabulary);
+  return llama::window_likelihood(decoder_, model_->config, device_, window, block_logits_);
+}
+
+} // namespace command

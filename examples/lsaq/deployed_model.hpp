@@ -1,0 +1,38 @@
+// A model quantized and deployed by a plan, and what is done with it: the next token's logits, the likelihood of a window.
+#pragma once
+
+#include "model_files.hpp"
+
+#include <lsaq/deployment/cpu.hpp>
+#include <lsaq/models/evaluation.hpp>
+#include <lsaq/planning/plan.hpp>
+
+namespace command {
+
+/// Weights in memory and a decoder on them. Stays where it is: the decoder refers to the weights.
+class DeployedModel {
+public:
+  using Device = lsaq::Backend<lsaq::Cpu>;
+
+  /// Quantizes and deploys layer by layer; shows progress, can be interrupted. `model` must outlive it. Throws BadInput, std::bad_alloc, Interrupted.
+  DeployedModel(const Model& model, const lsaq::Plan& plan, const Device& device, std::size_t context);
+  DeployedModel(const DeployedModel&) = delete;
+  DeployedModel& operator=(const DeployedModel&) = delete;
+
+  std::size_t context() const { return decoder_.context(); }
+  /// Bytes allocated, in the plan's parts; reserve and memory are 0.
+  lsaq::PlanBytes allocated() const;
+  /// Appends tokens, gives the logits of the next one.
+  std::span<const float> forward(std::span<const lsaq::TokenId> tokens);
+  /// Scores all tokens of a window but its first, from an empty context.
+  lsaq::llama::Likelihood likelihood(std::span<const lsaq::TokenId> window);
+
+private:
+  const Model* model_;
+  Device device_;
+  lsaq::llama::ModelWeights weights_;
+  lsaq::llama::Decoder<Device> decoder_;
+  std::vector<float> block_logits_; ///< of a block of positions, while scoring
+};
+
+} // namespace command

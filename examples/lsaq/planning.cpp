@@ -1,0 +1,99 @@
+#include "planning.hpp"
+
+#include <lsaq/models/llama.hpp>
+#include <lsaq/report.hpp>
+#include <lsaq/resources/byte_size.hpp>
+
+#include <CLI/CLI.hpp>
+
+namespace command {
+
+void add_budget_options(CLI::App& verb, BudgetOptions& options) {
+  verb.add_option("--memory", options.memory, "Memory to fit into, for example 140MiB or 6GiB");
+  verb.add_option("--reserve", options.reserve, "Memory to keep free: an amount, or percent of the FP16 weights (default: 3%)");
+  verb.add_option("--pin", options.pins, "LAYER=BITS: decide a layer yourself (16, 8 or 4); may be repeated");
+  verb.add_option("--importance", options.importance_file, "Importance of the layers from this JSON file");
+}
+
+lsaq::Bytes bytes_option(const char* option, const std::string& text) {
+  const lsaq::Expected<lsaq::Bytes> bytes = lsaq::parse_bytes(text);
+  if (!bytes) lsaq::fail<lsaq::InvalidArgument>(fmt::format("{}: {}", option, bytes.error().message));
+  return *bytes;
+}
+
+namespace {
+
+lsaq::Bytes reserve_bytes(const std::string& text, const lsaq::ModelShape& shape) {
+  if (text.empty()) return lsaq::default_reserve(shape);
+  if (text.back() != '%') return bytes_option("--reserve", text);
+  std::size_t used = 0;
+  double percent = -1;
+  try {
+    percent = std::stod(text, &used);
+  } catch (const std::exception&) {
+  }
+  if (used + 1 != text.size() || !(percent >= 0 && percent <= 100))
+    lsaq::fail<lsaq::InvalidArgument>(
+        fmt::format("--reserve: \"{}\" is no percentage; write 0% to 100%, or an amount such as 64MiB", lsaq::printable(text, 40)));
+  return lsaq::default_reserve(shape, percent);
+}
+
+std::pair<std::size_t, unsigned> parse_pin(const std::string& text) {
+  unsigned layer = 0, bits = 0;
+  int used = 0;
+  if (std::sscanf(text.c_str(), "%u=%u%n", &layer, &bits, &used) != 2 || static_cast<std::size_t>(used) != text.size())
+    lsaq::fail<lsaq::InvalidArgument>(fmt::format("--pin: \"{}\" is not LAYER=BITS, for example 0=8", lsaq::printable(text, 40)));
+  return {layer, bits};
+}
+
+} // namespace
+
+void check_context(const lsaq::llama::Config& config, std::size_t context) {
+  if (context > config.longest_context)
+    lsaq::fail<lsaq::InvalidArgument>(fmt::format("--context {}: the model was made for at most {} positions", context, config.longest_context));
+}
+
+lsaq::MemoryBudget make_budget(const BudgetOptions& options, const lsaq::llama::Config& config, lsaq::Bytes memory, std::size_t context) {
+  check_context(config, context);
+  lsaq::MemoryBudget budget{.memory = memory};
+  if (context != 0) {
+    budget.kv_cache = lsaq::kv_cache_bytes(config.layers, config.kv_heads, config.head_size, context);
+    budget.activations = lsaq::llama::workspace_bytes(config, context);
+  }
+  budget.reserve = reserve_bytes(options.reserve, lsaq::llama::model_shape(config));
+  for (const std::string& pin : options.pins) budget.pins.push_back(parse_pin(pin));
+  return budget;
+}
+
+lsaq::PlanFile make_plan(const lsaq::Importance& importance, const lsaq::llama::Config& config, const lsaq::MemoryBudget& budget, std::size_t context) {
+  const lsaq::Planner<lsaq::Budget> planner(budget);
+  lsaq::Expected<lsaq::Plan> plan = planner.try_plan(importance, lsaq::llama::model_shape(config));
+  if (!plan && plan.error().missing != 0) {
+    const lsaq::Bytes missing = plan.error().missing;
+    lsaq::fail<lsaq::Infeasible>(fmt::format("does not fit: the smallest plan (INT4 layers) needs {} ({} bytes), {} are available: {} ({} bytes) are missing",
+                                             lsaq::format_bytes(budget.memory + missing), budget.memory + missing, lsaq::format_bytes(budget.memory),
+                                             lsaq::format_bytes(missing), missing),
+                                 missing);
+  }
+  if (!plan) lsaq::fail<lsaq::InvalidArgument>(plan.error().message);
+  lsaq::PlanFile file{.plan = std::move(plan.value()), .model = config.name};
+  file.context = context;
+  return file;
+}
+
+lsaq::PlanFile read_plan(const std::filesystem::path& path, const Model& model) {
+  const std::string name = lsaq::printable_path(path);
+  lsaq::PlanFile file = lsaq::plan_from_json(lsaq::parse_json(read_file(path), name), name);
+  if (file.plan.bits.size() != model.config.layers)
+    lsaq::fail<lsaq::BadInput>(fmt::format("{}: a plan for {} layers, the model has {}", name, file.plan.bits.size(), model.config.layers));
+  if (!file.model_sha256.empty() && file.model_sha256 != model_sha256(model.source))
+    lsaq::fail<lsaq::BadInput>(fmt::format("{}: made for another model: its model_sha256 is {}, this model's is {}", name,
+                                           lsaq::printable(file.model_sha256, 64), model_sha256(model.source)));
+  const lsaq::ModelShape shape = lsaq::llama::model_shape(model.config);
+  file.plan.average_bits = lsaq::average_bits(shape, file.plan);
+  file.plan.bytes = {.weights = lsaq::weight_bytes(shape, file.plan), .embedding = shape.embedding_bytes};
+  file.plan.bytes.total = file.plan.bytes.weights + file.plan.bytes.embedding;
+  return file;
+}
+
+} // namespace command

@@ -1,0 +1,36 @@
+// What `plan` and `run` share: the options of the budget, and a plan from importance and memory.
+#pragma once
+
+#include "detect.hpp"
+
+#include <lsaq/formats/plan_file.hpp>
+#include <lsaq/planning/planner.hpp>
+
+namespace command {
+
+/// Options of the byte budget.
+struct BudgetOptions {
+  std::string memory;            ///< --memory; empty: the probe's
+  std::string reserve;           ///< --reserve: "3%" or an amount; empty: 3%
+  std::vector<std::string> pins; ///< --pin LAYER=BITS
+  std::string importance_file;   ///< --importance
+};
+
+void add_budget_options(CLI::App& verb, BudgetOptions& options);
+
+/// Reads an amount of memory given with `option`. Throws InvalidArgument.
+lsaq::Bytes bytes_option(const char* option, const std::string& text);
+
+/// The budget for `shape` and `memory` bytes; context 0 leaves KV cache and activations to the reserve.
+lsaq::MemoryBudget make_budget(const BudgetOptions& options, const lsaq::llama::Config& config, lsaq::Bytes memory, std::size_t context);
+
+/// The plan by the paper's rule. Throws Infeasible with a sentence in units people read.
+lsaq::PlanFile make_plan(const lsaq::Importance& importance, const lsaq::llama::Config& config, const lsaq::MemoryBudget& budget, std::size_t context);
+
+/// Reads a plan file for a model. Throws BadInput if its layer count or hash is another model's.
+lsaq::PlanFile read_plan(const std::filesystem::path& path, const Model& model);
+
+/// Refuses a context longer than the model's. Throws InvalidArgument.
+void check_context(const lsaq::llama::Config& config, std::size_t context);
+
+} // namespace command
