@@ -6,6 +6,8 @@
 //
 //   namespace lsaq::inline v0 { struct Data; }
 //   namespace lsaq::inline v0::inline LSAQ_BASELINE { class Computes; }
+//
+// Small member functions of data types are always_inline for the same reason: no copy of them is shared between translation units.
 #pragma once
 
 #define LSAQ_VERSION_MAJOR 0

@@ -81,6 +81,10 @@ private:
   std::variant<T, Failure> content_;
 };
 
+} // namespace lsaq::inline v0
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
+
 /// Throws E(arguments...), or prints the message and aborts where exceptions are disabled. Cold: callers stay small.
 template <class E, class... Rest> [[noreturn, gnu::cold, gnu::noinline]] void fail(const std::string& message, Rest... rest) {
 #if LSAQ_EXCEPTIONS
@@ -91,4 +95,4 @@ template <class E, class... Rest> [[noreturn, gnu::cold, gnu::noinline]] void fa
 #endif
 }
 
-} // namespace lsaq::inline v0
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

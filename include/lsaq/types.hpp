@@ -63,10 +63,10 @@ struct MatrixView {
       : data(p), rows(r), columns(c), stride(row_stride ? row_stride : c), type(ElementType::bf16) {}
 
   /// Address of row r.
-  const std::byte* row(std::size_t r) const noexcept { return static_cast<const std::byte*>(data) + r * stride * size_of(type); }
+  [[gnu::always_inline]] const std::byte* row(std::size_t r) const noexcept { return static_cast<const std::byte*>(data) + r * stride * size_of(type); }
 
   /// The rows [first, first + count) as a view of their own.
-  MatrixView slice(std::size_t first, std::size_t count) const noexcept {
+  [[gnu::always_inline]] MatrixView slice(std::size_t first, std::size_t count) const noexcept {
     MatrixView part = *this;
     part.data = row(first);
     part.rows = count;
@@ -85,7 +85,7 @@ struct MutableMatrixView {
   constexpr MutableMatrixView(float* p, std::size_t r, std::size_t c, std::size_t row_stride = 0) noexcept
       : data(p), rows(r), columns(c), stride(row_stride ? row_stride : c) {}
 
-  float* row(std::size_t r) const noexcept { return data + r * stride; }
+  [[gnu::always_inline]] float* row(std::size_t r) const noexcept { return data + r * stride; }
   constexpr operator MatrixView() const noexcept { return {data, rows, columns, stride}; }
 };
 
@@ -98,7 +98,7 @@ struct LinearShape {
   std::string group = {};  ///< linears of one group share their bits (q/k/v, gate/up); empty: its own
   unsigned pinned = 0;     ///< bits this linear must have (16: never quantized); 0: the planner decides
 
-  std::uint64_t weights() const noexcept { return std::uint64_t{rows} * columns * count; }
+  [[gnu::always_inline]] std::uint64_t weights() const noexcept { return std::uint64_t{rows} * columns * count; }
 };
 
 /// One decoder layer: the linears that may be quantized and the bytes of everything else (norms, biases).
@@ -106,7 +106,7 @@ struct LayerShape {
   std::vector<LinearShape> linears = {};
   Bytes fixed_bytes = 0;
 
-  std::uint64_t weights() const noexcept {
+  [[gnu::always_inline]] std::uint64_t weights() const noexcept {
     std::uint64_t sum = 0;
     for (const LinearShape& linear : linears) sum += linear.weights();
     return sum;

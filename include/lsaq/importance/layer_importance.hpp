@@ -19,7 +19,7 @@ struct Importance {
   std::size_t windows = 0;         ///< calibration windows averaged over; 0 for metrics that look at weights only
 
   /// Layers from the least to the most important; ties: lower layer first.
-  std::vector<std::size_t> order() const {
+  [[gnu::always_inline]] std::vector<std::size_t> order() const {
     std::vector<std::size_t> layers(scores.size());
     std::iota(layers.begin(), layers.end(), std::size_t{0});
     std::stable_sort(layers.begin(), layers.end(), [&](std::size_t a, std::size_t b) { return scores[a] < scores[b]; });

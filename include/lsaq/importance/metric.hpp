@@ -7,6 +7,7 @@
 // A policy of your own needs what `scores_hidden_states` or `scores_weights` asks for.
 #pragma once
 
+#include <lsaq/half.hpp>
 #include <lsaq/importance/layer_importance.hpp>
 #include <lsaq/importance/token_sets.hpp>
 

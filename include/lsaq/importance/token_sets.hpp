@@ -18,7 +18,9 @@ struct ScoredToken {
   float value;
   TokenId id;
 
-  friend constexpr bool operator<(const ScoredToken& a, const ScoredToken& b) noexcept { return a.value != b.value ? a.value > b.value : a.id < b.id; }
+  [[gnu::always_inline]] friend constexpr bool operator<(const ScoredToken& a, const ScoredToken& b) noexcept {
+    return a.value != b.value ? a.value > b.value : a.id < b.id;
+  }
 };
 
 } // namespace lsaq::inline v0

@@ -9,7 +9,7 @@
 #include <optional>
 #include <span>
 
-namespace lsaq::inline v0 {
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
 /// Bytes of a linear at `bits`: 2 to 8 packed with scales of `scale`, 16 as F16 or BF16.
 constexpr Bytes linear_bytes(const LinearShape& linear, unsigned bits, ScaleType scale = ScaleType::f16) noexcept {
@@ -73,4 +73,4 @@ inline double average_bits(const ModelShape& shape, const Plan& plan) {
   return weights == 0 ? 0 : sum / weights;
 }
 
-} // namespace lsaq::inline v0
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

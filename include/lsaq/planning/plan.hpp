@@ -27,17 +27,17 @@ struct Plan {
   PlanBytes bytes = {};
 
   /// Key of a linear in `tensors`: "3.mlp.down_proj".
-  static std::string tensor_key(std::size_t layer, std::string_view linear) { return std::to_string(layer) + "." + std::string(linear); }
+  [[gnu::always_inline]] static std::string tensor_key(std::size_t layer, std::string_view linear) { return std::to_string(layer) + "." + std::string(linear); }
 
   /// Bits of one linear of a layer.
-  unsigned bits_of(std::size_t layer, std::string_view linear) const {
+  [[gnu::always_inline]] unsigned bits_of(std::size_t layer, std::string_view linear) const {
     if (!tensors.empty())
       if (const auto found = tensors.find(tensor_key(layer, linear)); found != tensors.end()) return found->second;
     return bits.at(layer);
   }
 
   /// Layers planned at `width` bits.
-  std::size_t layers_at(unsigned width) const noexcept {
+  [[gnu::always_inline]] std::size_t layers_at(unsigned width) const noexcept {
     std::size_t count = 0;
     for (unsigned b : bits) count += b == width;
     return count;

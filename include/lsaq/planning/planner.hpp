@@ -20,6 +20,10 @@ struct MemoryBudget {
   std::vector<std::pair<std::size_t, unsigned>> pins = {}; ///< (layer, bits): decided by the caller
 };
 
+} // namespace lsaq::inline v0
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
+
 /// LSAQ's rule (section III.C): all layers FP16 if that fits, else all INT8, else INT8 on as many of the most important layers as fit and INT4 on the rest.
 struct Budget {
   using Options = MemoryBudget;
@@ -122,4 +126,4 @@ private:
   Options options_;
 };
 
-} // namespace lsaq::inline v0
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -56,10 +56,10 @@ struct PackedView {
   unsigned bits = 0;
   ScaleType scale_type = ScaleType::f16;
 
-  constexpr std::size_t row_bytes() const noexcept { return packed_row_bytes(columns, bits); }
-  constexpr Bytes bytes() const noexcept { return packed_bytes({rows, columns}, bits, scale_type); }
-  const std::byte* codes(std::size_t row) const noexcept { return data + row * row_bytes(); }
-  const std::byte* scale_data() const noexcept { return data + rows * row_bytes(); }
+  [[gnu::always_inline]] constexpr std::size_t row_bytes() const noexcept { return packed_row_bytes(columns, bits); }
+  [[gnu::always_inline]] constexpr Bytes bytes() const noexcept { return packed_bytes({rows, columns}, bits, scale_type); }
+  [[gnu::always_inline]] const std::byte* codes(std::size_t row) const noexcept { return data + row * row_bytes(); }
+  [[gnu::always_inline]] const std::byte* scale_data() const noexcept { return data + rows * row_bytes(); }
 };
 
 /// An owned block of bytes, aligned for vector loads, not initialized. Move-only; its size is exactly what was asked for.
@@ -77,10 +77,10 @@ public:
   }
   ~AlignedBytes() { ::operator delete (data_, std::align_val_t{alignment}); }
 
-  std::byte* data() noexcept { return data_; }
-  const std::byte* data() const noexcept { return data_; }
-  std::size_t size() const noexcept { return size_; }
-  std::span<std::byte> span() noexcept { return {data_, size_}; }
+  [[gnu::always_inline]] std::byte* data() noexcept { return data_; }
+  [[gnu::always_inline]] const std::byte* data() const noexcept { return data_; }
+  [[gnu::always_inline]] std::size_t size() const noexcept { return size_; }
+  [[gnu::always_inline]] std::span<std::byte> span() noexcept { return {data_, size_}; }
 
 private:
   std::byte* data_ = nullptr;
@@ -96,13 +96,13 @@ public:
   PackedMatrix(MatrixShape shape, unsigned bits, ScaleType scale_type)
       : storage_(static_cast<std::size_t>(packed_bytes(shape, bits, scale_type))), shape_(shape), bits_(bits), scale_type_(scale_type) {}
 
-  std::size_t rows() const noexcept { return shape_.rows; }
-  std::size_t columns() const noexcept { return shape_.columns; }
-  unsigned bits() const noexcept { return bits_; }
-  ScaleType scale_type() const noexcept { return scale_type_; }
-  Bytes bytes() const noexcept { return storage_.size(); }
-  std::span<std::byte> storage() noexcept { return storage_.span(); }
-  PackedView view() const noexcept { return {storage_.data(), shape_.rows, shape_.columns, bits_, scale_type_}; }
+  [[gnu::always_inline]] std::size_t rows() const noexcept { return shape_.rows; }
+  [[gnu::always_inline]] std::size_t columns() const noexcept { return shape_.columns; }
+  [[gnu::always_inline]] unsigned bits() const noexcept { return bits_; }
+  [[gnu::always_inline]] ScaleType scale_type() const noexcept { return scale_type_; }
+  [[gnu::always_inline]] Bytes bytes() const noexcept { return storage_.size(); }
+  [[gnu::always_inline]] std::span<std::byte> storage() noexcept { return storage_.span(); }
+  [[gnu::always_inline]] PackedView view() const noexcept { return {storage_.data(), shape_.rows, shape_.columns, bits_, scale_type_}; }
 
 private:
   AlignedBytes storage_;

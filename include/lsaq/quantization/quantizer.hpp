@@ -29,6 +29,10 @@ struct QuantizationFault {
   explicit operator bool() const noexcept { return kind != Kind::none; }
 };
 
+} // namespace lsaq::inline v0
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
+
 /// One sentence that names the tensor (may be empty), the row and column, and what to do.
 inline std::string message_of(const QuantizationFault& fault, std::string_view tensor, ScaleType scale) {
   const std::string where = (tensor.empty() ? std::string("matrix") : "tensor " + std::string(tensor)) + ", row " + std::to_string(fault.row) + ", column " +
@@ -38,10 +42,6 @@ inline std::string message_of(const QuantizationFault& fault, std::string_view t
   return where + "the row's largest weight " + std::to_string(fault.value) + " needs a scale beyond the range of " + std::string(name_of(scale)) +
          "; use F32 scales or leave this layer unquantized";
 }
-
-} // namespace lsaq::inline v0
-
-namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
 /// The largest code of a symmetric grid: 127 for 8 bits, 7 for 4 bits.
 constexpr int code_limit(unsigned bits) noexcept { return (1 << (bits - 1)) - 1; }

@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-namespace lsaq::inline v0 {
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
 /// Reads a number with an optional unit: B, K/KiB, M/MiB, G/GiB, T/TiB are powers of 1024, KB, MB, GB, TB powers of 1000. Fails on anything else.
 inline Expected<Bytes> parse_bytes(std::string_view text) {
@@ -45,4 +45,4 @@ inline Expected<Bytes> parse_bytes(std::string_view text) {
   return static_cast<Bytes>(bytes);
 }
 
-} // namespace lsaq::inline v0
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -17,6 +17,10 @@ struct Device {
   std::string limited_by; ///< what the free bytes were read from
 };
 
+} // namespace lsaq::inline v0
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
+
 /// A backend that can list its devices.
 template <class B>
 concept lists_devices = requires {
@@ -61,4 +65,4 @@ template <lists_devices... Backends> Device choose_device() {
   return device;
 }
 
-} // namespace lsaq::inline v0
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -17,6 +17,10 @@ struct HostMemory {
   std::string limited_by; ///< "MemAvailable", or the control group whose limit is tighter
 };
 
+} // namespace lsaq::inline v0
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
+
 namespace detail {
 
 /// The whole of a small text file, or nothing if it can't be read.
@@ -128,4 +132,4 @@ inline std::optional<Bytes> memory_from_environment() {
   return *bytes;
 }
 
-} // namespace lsaq::inline v0
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

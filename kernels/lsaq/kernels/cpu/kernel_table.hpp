@@ -28,7 +28,7 @@ struct WeightRows {
   std::size_t row_bytes = 0;
   WeightFormat format;
 
-  const std::byte* row(std::size_t r) const noexcept { return data + r * row_bytes; }
+  [[gnu::always_inline]] const std::byte* row(std::size_t r) const noexcept { return data + r * row_bytes; }
 };
 
 inline constexpr std::size_t panel_rows = 16;
