@@ -104,7 +104,8 @@ Detected detect_importance(const Model& model, const DetectOptions& options, con
       } // a damaged cache entry is measured again
     }
   }
-  const llama::WeightLoader loader(model.source, model.config, device.executor());
+  llama::WeightLoader loader(model.source, model.config, device.executor());
+  loader.keep_as_stored();
   Detected found;
   if (options.metric == "outlier") {
     found.importance = from_weights(model, device, loader);

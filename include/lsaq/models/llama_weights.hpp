@@ -37,13 +37,14 @@ struct OuterWeights {
 /// Reads layers and outer weights of one model; keeps nothing but references to model and configuration.
 class WeightLoader {
 public:
-  /// `unquantized`: the type of whatever is not quantized; 16-bit for deployment (BF16 checkpoints stay BF16), F32 for references.
+  /// For deployment: whatever is not quantized becomes F16, or stays BF16 where the checkpoint's linears are BF16.
   WeightLoader(const ModelSource& model, const Config& config, ExecutorRef executor = {}) : model_(&model), config_(&config), executor_(executor) {
     unquantized_ = model.at(tensor_name(model, 0, Linear::q)).type == StoredType::bf16 ? ElementType::bf16 : ElementType::f16;
   }
 
-  WeightLoader& keep_unquantized_as(ElementType type) noexcept {
-    unquantized_ = type;
+  /// For measuring: F32 and BF16 tensors that are not quantized keep their type, so that the model measured is the one in the file.
+  WeightLoader& keep_as_stored() noexcept {
+    as_stored_ = true;
     return *this;
   }
 
@@ -67,8 +68,9 @@ public:
 private:
   template <backend Device> DeployedMatrix matrix(const Device& device, const std::string& name, unsigned bits) const {
     const TensorInfo& tensor = model_->at(name);
-    const bool is_float = tensor.type == StoredType::f32 || tensor.type == StoredType::f16 || tensor.type == StoredType::bf16;
-    const DeployOptions options{.bits = bits, .unquantized = unquantized_, .round_to_f16_first = !is_float};
+    const std::optional<ElementType> stored = element_type_of(tensor.type); // nothing: the source is itself quantized
+    const ElementType unquantized = as_stored_ ? stored.value_or(ElementType::f16) : unquantized_;
+    const DeployOptions options{.bits = bits, .unquantized = unquantized, .round_to_f16_first = !stored};
     const auto read = [&](std::size_t first, std::size_t count, float* out) {
       executor_.parallel_for(count, [&](std::size_t row) { model_->read_rows(tensor, first + row, 1, out + row * tensor.columns); });
     };
@@ -86,6 +88,7 @@ private:
   const Config* config_;
   ExecutorRef executor_;
   ElementType unquantized_;
+  bool as_stored_ = false;
 };
 
 /// A whole model deployed by a plan.
