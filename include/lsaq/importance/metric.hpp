@@ -105,6 +105,7 @@ struct WeightOutliers {
           count += 1;
         }
     if (count == 0) return 0;
+    if (!std::isfinite(sum)) return std::numeric_limits<double>::quiet_NaN(); // compared with NaN, no weight is far: the layer would look calm
     const double mean = sum / count;
     const double limit = options.sigmas * std::sqrt(std::max(0.0, squares / count - mean * mean));
     double far = 0;
@@ -151,12 +152,13 @@ public:
 
   /// Copies the rows of `states` (any float type and stride, one row a position) as those of `boundary`; the engine may overwrite them at once.
   ///
-  /// noexcept: what goes wrong (boundary out of range or seen twice, shapes that change, no memory) is kept and thrown by end_window. Allocates only at the
-  /// first boundary it ever sees.
+  /// noexcept: what goes wrong (boundary out of range or seen twice, shapes that are empty or change, no memory) is kept and thrown by end_window. Allocates
+  /// only at the first boundary of a window, and only if the windows before it were smaller.
   void observe(std::size_t boundary, MatrixView states) noexcept {
     if (fault_ != nullptr) return;
     if (boundary >= seen_.size()) return set_fault("a boundary beyond the last layer was observed");
     if (seen_[boundary]) return set_fault("a boundary was observed twice in one window");
+    if (states.rows == 0 || states.columns == 0) return set_fault("the hidden states have no rows or no columns");
     if (states_.empty() && !reserve(states)) return set_fault("no memory for the window's hidden states");
     if (states.rows != positions_ || states.columns != hidden_) return set_fault("the shape of the hidden states changed within the window");
     for (std::size_t p = 0; p < positions_; ++p) {
@@ -170,7 +172,6 @@ private:
   template <class> friend class ImportanceMetric;
 
   bool reserve(MatrixView first) noexcept {
-    if (first.rows == 0 || first.columns == 0) return false;
     positions_ = first.rows;
     hidden_ = first.columns;
 #if LSAQ_EXCEPTIONS
@@ -200,6 +201,8 @@ template <class Policy> class ImportanceMetric {
   static_assert(scores_hidden_states<Policy> || scores_weights<Policy>,
                 "lsaq: ImportanceMetric<P>: P needs `struct Options` and `static void score(const Options&, const WindowStates&, const Device&, "
                 "std::span<double>)` or `static double score_layer(const Options&, std::span<const MatrixView>)` (docs/policies.md)");
+  static_assert(!(scores_hidden_states<Policy> && scores_weights<Policy>),
+                "lsaq: ImportanceMetric<P>: P has both `score` and `score_layer`; a policy looks at hidden states or at weights (docs/policies.md)");
 
 public:
   using Options = typename Policy::Options;
@@ -214,24 +217,32 @@ public:
   /// Starts a window: one forward pass of one calibration text (or of a batch of them, one row each).
   ImportanceWindow begin_window() const requires scores_hidden_states<Policy> { return ImportanceWindow(layers_); }
 
-  /// Scores a window on `device`, whose executor or stream it uses, and empties it for the next one. Throws InvalidArgument if a boundary is missing or
-  /// observation went wrong.
+  /// Scores a window on `device`, whose executor or stream it uses, and empties it for the next one. Throws InvalidArgument if a boundary is missing,
+  /// observation went wrong or a score is not finite.
   template <class Device> void end_window(ImportanceWindow& window, const Device& device) requires scores_hidden_states<Policy> {
     if (window.fault_ != nullptr) fail<InvalidArgument>(std::string("importance: ") + window.fault_);
+    if (window.seen_.size() != layers_ + 1)
+      fail<InvalidArgument>("importance: the window is one of a model with " + std::to_string(window.seen_.size() - 1) + " layers, not " +
+                            std::to_string(layers_));
     for (std::size_t b = 0; b < window.seen_.size(); ++b)
       if (!window.seen_[b])
         fail<InvalidArgument>("importance: boundary " + std::to_string(b) + " of " + std::to_string(layers_) + " was not observed in this window");
     const WindowStates states{{window.states_.data(), window.seen_.size() * window.positions_, window.hidden_}, layers_, window.positions_};
     std::vector<double> scores(layers_);
     Policy::score(options_, states, device, scores);
+    for (std::size_t l = 0; l < layers_; ++l) check_score(l, scores[l]);
     window_scores_.insert(window_scores_.end(), scores.begin(), scores.end());
     window.seen_.assign(window.seen_.size(), false);
+    window.states_.clear();
   }
 
-  /// Scores a layer from all its linears at once (any float type). A layer seen twice keeps the later score.
+  /// Scores a layer from all its linears at once (any float type). A layer seen twice keeps the later score. Throws InvalidArgument if there is no such layer
+  /// or its score is not finite.
   void observe_weights(std::size_t layer, std::span<const MatrixView> linears) requires scores_weights<Policy> {
     if (layer >= layers_) fail<InvalidArgument>("importance: layer " + std::to_string(layer) + " of " + std::to_string(layers_));
-    weight_scores_[layer] = Policy::score_layer(options_, linears);
+    const double score = Policy::score_layer(options_, linears);
+    check_score(layer, score);
+    weight_scores_[layer] = score;
   }
 
   /// observe_weights for a layer held in one matrix.
@@ -271,6 +282,10 @@ public:
   }
 
 private:
+  static void check_score(std::size_t layer, double score) { // NaN has no place in an order
+    if (!std::isfinite(score)) fail<InvalidArgument>("importance: the score of layer " + std::to_string(layer) + " is not finite");
+  }
+
   std::size_t layers_;
   Options options_;
   std::vector<double> window_scores_;                // windows x layers

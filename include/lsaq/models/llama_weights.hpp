@@ -73,10 +73,9 @@ private:
     const DeployOptions options{.bits = bits, .unquantized = unquantized, .round_to_f16_first = !stored};
     const auto read = [&](std::size_t first, std::size_t count, float* out) {
       executor_.parallel_for(count, [&](std::size_t row) { model_->read_rows(tensor, first + row, 1, out + row * tensor.columns); });
+      model_->drop(tensor); // pages of the file that are resident count as ours
     };
-    DeployedMatrix deployed = deploy_matrix(device, printable(name), {tensor.rows, tensor.columns}, options, read, executor_);
-    model_->drop(tensor);
-    return deployed;
+    return deploy_matrix(device, printable(name), {tensor.rows, tensor.columns}, options, read, executor_);
   }
 
   template <backend Device> FloatMatrix floats(const Device& device, const std::string& name) const {
