@@ -112,7 +112,11 @@ public:
   }
 
   /// Gives back the memory that reading the tensor has made resident; it may be read again.
-  void drop(const TensorInfo& tensor) const noexcept { files_[tensor.file].drop(tensor.offset, tensor.bytes); }
+  void drop(const TensorInfo& tensor) const noexcept {
+    constexpr std::uint64_t around = 64 * 1024; // the kernel maps that much around a page that is touched
+    const std::uint64_t first = tensor.offset - std::min(tensor.offset, around);
+    files_[tensor.file].drop(static_cast<std::size_t>(first), static_cast<std::size_t>(tensor.offset - first + tensor.bytes + around));
+  }
 
 private:
   ModelSource() = default;

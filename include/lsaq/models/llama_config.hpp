@@ -228,17 +228,19 @@ inline Config read_gguf(const ModelSource& model) {
   config.epsilon = file.float_at("llama.attention.layer_norm_rms_epsilon");
   config.tied = model.find("output.weight") == nullptr;
   config.interleaved_rope = true;
+  check_dimensions(model, config); // before the head size sizes the divisors
   const std::string scaling = file.string_or("llama.rope.scaling.type", "none");
+  if (scaling != "none" && scaling != "linear")
+    refuse(model, "rotary scaling \"" + printable(scaling) + "\" is not supported by this decoder; it knows linear and Llama 3's");
+  if (scaling == "linear") config.rope_divisors.assign(config.head_size / 2, static_cast<float>(file.float_at("llama.rope.scaling.factor")));
   if (const TensorInfo* divisors = model.find("rope_freqs.weight"); divisors != nullptr) {
     if (divisors->rows != 1 || divisors->columns != config.head_size / 2)
       refuse(model, "tensor rope_freqs.weight has " + std::to_string(divisors->rows * divisors->columns) + " values, half the head size is " +
                         std::to_string(config.head_size / 2));
-    config.rope_divisors.resize(divisors->columns);
-    model.read_rows(*divisors, 0, 1, config.rope_divisors.data());
-  } else if (scaling == "linear") {
-    config.rope_divisors.assign(config.head_size / 2, static_cast<float>(file.float_at("llama.rope.scaling.factor")));
-  } else if (scaling != "none") {
-    refuse(model, "rotary scaling \"" + printable(scaling) + "\" is not supported by this decoder; it knows linear and Llama 3's");
+    std::vector<float> stored(divisors->columns);
+    model.read_rows(*divisors, 0, 1, stored.data());
+    config.rope_divisors.resize(stored.size(), 1.0f);
+    for (std::size_t i = 0; i < stored.size(); ++i) config.rope_divisors[i] *= stored[i];
   }
   return config;
 }
@@ -297,12 +299,16 @@ inline Config read_hugging_face(const ModelSource& model) {
   config.vocabulary = unsigned_field(model, "vocab_size");
   config.longest_context = unsigned_field(model, "max_position_embeddings", 2048);
   config.epsilon = number_field(model, json, "rms_norm_eps", 1e-6);
-  const auto tied = json.find("tie_word_embeddings");
-  config.tied = tied != json.end() && tied->is_boolean() && tied->get<bool>();
+  if (const auto tied = json.find("tie_word_embeddings"); tied != json.end() && !tied->is_null()) {
+    if (!tied->is_boolean()) refuse(model, "config.json: \"tie_word_embeddings\" must be true or false, not " + printable(tied->dump()));
+    config.tied = tied->get<bool>();
+  }
   // Newer checkpoints keep theta and scaling together in rope_parameters.
   const auto parameters = json.find("rope_parameters");
   const bool together = parameters != json.end() && parameters->is_object();
-  config.rope_theta = number_field(model, together ? *parameters : json, "rope_theta", 10000.0);
+  config.rope_theta = number_field(model, json, "rope_theta", 10000.0);
+  if (together) config.rope_theta = number_field(model, *parameters, "rope_theta", config.rope_theta);
+  check_dimensions(model, config); // before the head size sizes the divisors
   const auto separate = json.find("rope_scaling");
   if (!together && (separate == json.end() || separate->is_null())) return config;
   const nlohmann::json& scaling = together ? *parameters : *separate;
@@ -311,7 +317,6 @@ inline Config read_hugging_face(const ModelSource& model) {
   if (kind == "linear") {
     config.rope_divisors.assign(config.head_size / 2, static_cast<float>(number_field(model, scaling, "factor")));
   } else if (kind == "llama3") {
-    check_dimensions(model, config);
     config.rope_divisors =
         llama3_rope_divisors(config, number_field(model, scaling, "factor"), number_field(model, scaling, "low_freq_factor"),
                              number_field(model, scaling, "high_freq_factor"), number_field(model, scaling, "original_max_position_embeddings"));

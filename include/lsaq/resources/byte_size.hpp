@@ -14,19 +14,24 @@ namespace lsaq::inline v0::inline LSAQ_BASELINE {
 inline Expected<Bytes> parse_bytes(std::string_view text) {
   using Failure = Expected<Bytes>::Failure;
   const auto refuse = [&] {
-    return Failure{"\"" + std::string(text.substr(0, 40)) + "\" is not an amount of memory; write for example 140MiB, 6GiB or 1.5GB"};
+    std::string shown(text.substr(0, 40));
+    for (char& c : shown)
+      if (c < ' ' || c > '~') c = '?'; // the text may come from a file, the message goes to a terminal
+    return Failure{"\"" + shown + "\" is not an amount of memory; write for example 140MiB, 6GiB or 1.5GB"};
   };
   std::size_t digits = 0;
   bool point = false;
-  double number = 0, place = 1;
+  double number = 0, place = 1; // the digits without their point, and what they are to be divided by: both exact, so that 2.01GB is
+  constexpr double last_place = 1e15;
   for (; digits < text.size(); ++digits) { // by hand: strtod follows the locale
     const char c = text[digits];
     if (c == '.' && !point) {
       point = true;
-    } else if (c >= '0' && c <= '9') {
-      number = point ? number + (c - '0') * (place /= 10) : number * 10 + (c - '0');
-    } else {
+    } else if (c < '0' || c > '9') {
       break;
+    } else if (!point || place < last_place) {
+      number = number * 10 + (c - '0');
+      if (point) place *= 10;
     }
   }
   if (digits == 0 || (digits == 1 && point)) return refuse();
@@ -40,7 +45,7 @@ inline Expected<Bytes> parse_bytes(std::string_view text) {
     if (power == 0 || (rest != "" && rest != "ib" && rest != "b")) return refuse();
     factor = std::pow(rest == "b" ? 1000.0 : 1024.0, static_cast<double>(power));
   }
-  const double bytes = std::floor(number * factor);
+  const double bytes = std::floor(number * factor / place);
   if (!(bytes < 0x1p63)) return refuse();
   return static_cast<Bytes>(bytes);
 }
