@@ -32,7 +32,7 @@ void devices(const Global& global) {
   for (const lsaq::Device& device : all)
     text += fmt::format("{:<10} {:<20} {:>12} {:>12}  {}\n", device.id, device.name, lsaq::format_bytes(device.total_bytes),
                         lsaq::format_bytes(device.free_bytes), device.limited_by);
-  text += fmt::format("chosen: {} with {} ({}; limited by {}), CPU kernels: {}\n", chosen.id, lsaq::format_bytes(chosen.free_bytes), reason, chosen.limited_by,
+  text += fmt::format("chosen: {} with {} ({}; limited by {})\nCPU kernels: {}\n", chosen.id, lsaq::format_bytes(chosen.free_bytes), reason, chosen.limited_by,
                       isa);
   print_text(text);
 }

@@ -56,7 +56,7 @@ void evaluate(const Options& options, const Global& global) {
   const Windows windows = evaluation_windows(model, options);
   std::size_t longest = 0;
   for (const auto& window : windows) longest = std::max(longest, window.size());
-  if (longest < 2) lsaq::fail<lsaq::BadInput>("no window has two tokens: there is nothing to score");
+  if (longest < 2) lsaq::fail<lsaq::BadInput>(lsaq::printable_path(options.token_ids_file) + ": no window has two tokens: there is nothing to score");
   check_context(model.config, longest);
 
   lsaq::ThreadPool pool(global.threads);
@@ -87,7 +87,8 @@ void evaluate(const Options& options, const Global& global) {
                        {"average_bits", plan.average_bits},
                        {"bytes_weights", bytes},
                        {"seconds", seconds}});
-  print_text(fmt::format("perplexity {:.4f} ({:.6f} nats a token) over {} tokens: {} windows of at most {}, the first token of each not scored\n"
+  print_text(fmt::format("perplexity {:.4f} ({:.6f} nats a token) over {} tokens\n"
+                         "{} windows of at most {} tokens, the first of each not scored\n"
                          "average {:.4g} bits a weight, model {} ({} bytes), {:.1f} s\n",
                          total.perplexity(), total.nll / static_cast<double>(total.tokens), total.tokens, windows.size(), longest, plan.average_bits,
                          lsaq::format_bytes(bytes), bytes, seconds));

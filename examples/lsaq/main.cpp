@@ -2,12 +2,14 @@
 #include "console.hpp"
 
 #include <lsaq/error.hpp>
+#include <lsaq/formats/names.hpp>
 
 #include <CLI/CLI.hpp>
 
 #include <fmt/format.h>
 
 #include <new>
+#include <sstream>
 
 #define LSAQ_TEXT_OF(x) #x
 #define LSAQ_TEXT(x) LSAQ_TEXT_OF(x)
@@ -17,6 +19,21 @@ namespace {
 int report(const char* sentence, int code) {
   fmt::print(stderr, "lsaq: {}\n", sentence);
   return code;
+}
+
+/// An empty value is a shell variable that was not set, never a wish.
+void refuse_empty_values(CLI::App& app) {
+  for (CLI::App* verb : app.get_subcommands({}))
+    for (CLI::Option* option : verb->get_options())
+      option->check([](const std::string& value) { return std::string(value.empty() ? "the value is empty" : ""); });
+}
+
+/// One line about a command line that was not understood.
+std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<CLI::App*> verbs = app.get_subcommands();
+  const std::vector<std::string> rest = app.remaining();
+  const std::string problem = verbs.empty() && !rest.empty() ? "\"" + rest.front() + "\" is no verb" : error.what();
+  return fmt::format("{} (lsaq {}--help tells more)", lsaq::printable(problem, 200), verbs.empty() ? "" : verbs.front()->get_name() + " ");
 }
 
 } // namespace
@@ -35,16 +52,20 @@ int main(int argc, char** argv) {
   command::add_plan(app, global);
   command::add_run(app, global);
   command::add_eval(app, global);
+  refuse_empty_values(app);
 
   try {
     command::catch_interrupts();
-    app.parse(argc, argv);
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::Success& wanted) { // --help, --version
+      std::ostringstream text;
+      app.exit(wanted, text, text);
+      command::print_text(text.str());
+    }
     return command::done;
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error); // --help, --version
-    fmt::print(stderr, "lsaq: {} (lsaq {}--help tells more)\n", error.what(),
-               app.get_subcommands().empty() ? "" : app.get_subcommands().front()->get_name() + " ");
-    return command::wrong_usage;
+    return report(usage_message(app, error).c_str(), command::wrong_usage);
   } catch (const command::Interrupted&) {
     return report("interrupted", command::interrupted);
   } catch (const lsaq::Infeasible& error) {

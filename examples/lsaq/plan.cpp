@@ -39,7 +39,6 @@ void plan(const Options& options, const Global& global) {
     if (options.budget.importance_file.empty()) {
       importance.metric = "none";
       importance.scores.assign(config.layers, 0.0);
-      note("note: no --importance given: layers are lowered in their order, first layer first");
     } else {
       importance = read_importance(options.budget.importance_file, config.layers);
     }
@@ -57,6 +56,7 @@ void plan(const Options& options, const Global& global) {
   }
   lsaq::PlanFile file = make_plan(importance, config, make_budget(options.budget, config, available_memory(options.budget), options.context), options.context);
   file.model_sha256 = hash;
+  if (importance.metric == "none") note("note: without --importance, layers are lowered in their order");
   const nlohmann::json json = lsaq::plan_to_json(file);
   if (!options.output.empty()) write_json(options.output, json);
   if (global.json) return print_json(json);

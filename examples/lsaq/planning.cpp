@@ -6,6 +6,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include <charconv>
+
 namespace command {
 
 void add_budget_options(CLI::App& verb, BudgetOptions& options) {
@@ -39,9 +41,12 @@ lsaq::Bytes reserve_bytes(const std::string& text, const lsaq::ModelShape& shape
 }
 
 std::pair<std::size_t, unsigned> parse_pin(const std::string& text) {
-  unsigned layer = 0, bits = 0;
-  int used = 0;
-  if (std::sscanf(text.c_str(), "%u=%u%n", &layer, &bits, &used) != 2 || static_cast<std::size_t>(used) != text.size())
+  std::size_t layer = 0;
+  unsigned bits = 0;
+  const char* const end = text.data() + text.size();
+  const auto [equals, layer_error] = std::from_chars(text.data(), end, layer);
+  const bool has_layer = layer_error == std::errc() && equals != end && *equals == '=';
+  if (const auto [rest, error] = std::from_chars(has_layer ? equals + 1 : end, end, bits); error != std::errc() || rest != end)
     lsaq::fail<lsaq::InvalidArgument>(fmt::format("--pin: \"{}\" is not LAYER=BITS, for example 0=8", lsaq::printable(text, 40)));
   return {layer, bits};
 }
@@ -90,6 +95,11 @@ lsaq::PlanFile read_plan(const std::filesystem::path& path, const Model& model) 
     lsaq::fail<lsaq::BadInput>(fmt::format("{}: made for another model: its model_sha256 is {}, this model's is {}", name,
                                            lsaq::printable(file.model_sha256, 64), model_sha256(model.source)));
   const lsaq::ModelShape shape = lsaq::llama::model_shape(model.config);
+  for (const auto& [key, bits] : file.plan.tensors) {
+    const auto is_it = [&, linear = key.substr(key.find('.') + 1)](const lsaq::LinearShape& known) { return known.name == linear; };
+    if (std::none_of(shape.layers[0].linears.begin(), shape.layers[0].linears.end(), is_it))
+      lsaq::fail<lsaq::BadInput>(fmt::format("{}: \"tensors\" names model.layers.{}, which is no linear of this model", name, lsaq::printable(key)));
+  }
   file.plan.average_bits = lsaq::average_bits(shape, file.plan);
   file.plan.bytes = {.weights = lsaq::weight_bytes(shape, file.plan), .embedding = shape.embedding_bytes};
   file.plan.bytes.total = file.plan.bytes.weights + file.plan.bytes.embedding;

@@ -11,6 +11,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <malloc.h>
 #include <memory>
 
 namespace command {
@@ -38,11 +39,16 @@ struct Generation {
   double decode_seconds = 0;
 };
 
-Generation generate(const Options& options, const Global& global, const Tokens& tokens, DeployedModel& model) {
-  const std::vector<lsaq::TokenId> prompt = tokens.prompt(options.prompt, options.raw);
-  if (prompt.empty()) lsaq::fail<lsaq::InvalidArgument>("--prompt is empty: there is nothing to continue");
-  if (prompt.size() >= model.context())
-    lsaq::fail<lsaq::InvalidArgument>(fmt::format("the prompt has {} tokens, --context {} leaves no room for an answer", prompt.size(), model.context()));
+/// Tokens of the prompt. Throws InvalidArgument if it leaves no room for an answer.
+std::vector<lsaq::TokenId> read_prompt(const Options& options, const Tokens& tokens) {
+  std::vector<lsaq::TokenId> prompt = tokens.prompt(options.prompt, options.raw);
+  if (prompt.empty()) lsaq::fail<lsaq::InvalidArgument>("--prompt has no tokens: there is nothing to continue");
+  if (prompt.size() >= options.context)
+    lsaq::fail<lsaq::InvalidArgument>(fmt::format("the prompt has {} tokens, --context {} leaves no room for an answer", prompt.size(), options.context));
+  return prompt;
+}
+
+Generation generate(const Options& options, const Global& global, const Tokens& tokens, const std::vector<lsaq::TokenId>& prompt, DeployedModel& model) {
   const std::size_t room = model.context() - prompt.size();
   const std::size_t wanted = options.tokens == 0 ? room : std::min(options.tokens, room);
   Generation result{.prompt_tokens = prompt.size()};
@@ -76,6 +82,13 @@ lsaq::Bytes peak_resident() {
   return status ? lsaq::detail::number_after(*status, "VmHWM:").value_or(0) * 1024 : 0;
 }
 
+/// Gives memory that measuring has used and freed back to the system, where the allocator would keep it.
+void release_freed_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 /// Free memory of the device, capped by --memory and LSAQ_MEMORY.
 lsaq::Device choose(const BudgetOptions& options) {
   lsaq::Device device = lsaq::choose_device<Device>();
@@ -90,9 +103,11 @@ lsaq::Device choose(const BudgetOptions& options) {
 double rate(std::size_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 
 void run(const Options& options, const Global& global) {
+  if (!std::isfinite(options.temperature)) lsaq::fail<lsaq::InvalidArgument>("--temperature: a finite number is wanted");
   const Model model(options.model);
   check_context(model.config, options.context);
   const Tokens tokens(model.source);
+  const std::vector<lsaq::TokenId> prompt = read_prompt(options, tokens);
   lsaq::ThreadPool pool(global.threads);
   const Device device(pool);
   const lsaq::ModelShape shape = lsaq::llama::model_shape(model.config);
@@ -127,6 +142,7 @@ void run(const Options& options, const Global& global) {
     if (!global.json)
       note(lsaq::importance_chart(found->importance) +
            (found->cached ? "importance: from the cache\n" : fmt::format("importance: measured in {:.1f} s\n", found->seconds)));
+    release_freed_memory();
     chosen = choose(options.budget); // measuring took a while: look again
     plan = make_plan(found->importance, model.config, make_budget(options.budget, model.config, chosen.free_bytes, options.context), options.context);
   }
@@ -145,7 +161,7 @@ void run(const Options& options, const Global& global) {
       allocated.activations != planned.activations)
     lsaq::fail<lsaq::Error>("internal error: the deployment's bytes are not the plan's; please report this with the model's `lsaq inspect`");
 
-  const Generation text = generate(options, global, tokens, deployed);
+  const Generation text = generate(options, global, tokens, prompt, deployed);
   const lsaq::Bytes fp16 = model_bytes(shape, 16);
   const lsaq::Bytes model_now = allocated.weights + allocated.embedding;
   if (global.json) {

@@ -1,6 +1,7 @@
 // Results for people: amounts of memory, the chart of layer importance, the table of a plan. Every line fits 80 columns.
 #pragma once
 
+#include <lsaq/error.hpp>
 #include <lsaq/importance/layer_importance.hpp>
 #include <lsaq/planning/plan.hpp>
 #include <lsaq/types.hpp>
@@ -8,6 +9,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
@@ -21,9 +23,23 @@ inline std::string format_bytes(Bytes bytes) {
   return fmt::format("{:.2f} GiB", value / 0x1p30);
 }
 
-/// A bar for each layer, its score, standard error and rank (1 = least important), and its bits if a plan is given.
+namespace detail {
+
+/// Five decimals, or three digits and an exponent where those take more than `width` characters.
+inline std::string format_score(double value, int width) {
+  std::string text = fmt::format("{:{}.5f}", value, width);
+  return text.size() <= static_cast<std::size_t>(width) ? text : fmt::format("{:{}.3g}", value, width);
+}
+
+} // namespace detail
+
+/// A bar for each layer, its score, standard error and rank (1 = least important), and its bits if a plan is given. Throws InvalidArgument if the plan has
+/// another number of layers.
 inline std::string importance_chart(const Importance& importance, const Plan* plan = nullptr) {
   constexpr std::size_t bar_width = 40;
+  if (plan != nullptr && plan->bits.size() != importance.scores.size())
+    fail<InvalidArgument>("a plan for " + std::to_string(plan->bits.size()) + " layers can't be shown beside scores for " +
+                          std::to_string(importance.scores.size()));
   const std::vector<std::size_t> order = importance.order();
   std::vector<std::size_t> rank(order.size());
   for (std::size_t i = 0; i < order.size(); ++i) rank[order[i]] = i + 1;
@@ -37,9 +53,9 @@ inline std::string importance_chart(const Importance& importance, const Plan* pl
   text += fmt::format(")\nlayer    score    +-     rank {}\n", plan != nullptr ? "bits" : "");
   for (std::size_t l = 0; l < importance.scores.size(); ++l) {
     const double share = high > low ? (importance.scores[l] - low) / (high - low) : 0;
-    const auto length = static_cast<std::size_t>(share * bar_width + 0.5);
-    fmt::format_to(std::back_inserter(text), "{:5}  {:8.5f} {:7.5f} {:5} ", l, importance.scores[l], l < importance.spread.size() ? importance.spread[l] : 0.0,
-                   rank[l]);
+    const auto length = static_cast<std::size_t>((std::isfinite(share) ? share : 0) * bar_width + 0.5);
+    fmt::format_to(std::back_inserter(text), "{:5}  {} {} {:5} ", l, detail::format_score(importance.scores[l], 8),
+                   detail::format_score(l < importance.spread.size() ? importance.spread[l] : 0.0, 7), rank[l]);
     if (plan != nullptr) fmt::format_to(std::back_inserter(text), "{:4} ", plan->bits[l]);
     text += std::string(length, '=') + "\n";
   }

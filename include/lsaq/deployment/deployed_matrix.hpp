@@ -89,12 +89,14 @@ inline std::size_t narrow(const float* in, std::size_t n, ElementType type, std:
 /// Reads a matrix in blocks of rows and deploys it: `read(first_row, count, float* out)` gives FP32 rows of shape.columns values.
 ///
 /// Extra memory while it runs: at most some 2 MiB, or 64 rows where those are larger. Throws BadInput naming `tensor` and row where a weight is not finite or
-/// does not fit its type, std::bad_alloc, and what `read` throws.
+/// does not fit its type, InvalidArgument for other bits than 2 to 8 and 16, std::bad_alloc, and what `read` throws.
 template <backend Device, class ReadRows>
 DeployedMatrix deploy_matrix(const Device& device, const std::string& tensor, MatrixShape shape, const DeployOptions& options, ReadRows&& read,
                              ExecutorRef executor = {}) {
   const CpuKernels& kernels = select_kernels();
-  const bool quantized = options.bits <= max_bits;
+  if (options.bits != 16 && (options.bits < min_bits || options.bits > max_bits))
+    fail<InvalidArgument>("tensor " + tensor + " can't be deployed at " + std::to_string(options.bits) + " bits: 16 and 2 to 8 are possible");
+  const bool quantized = options.bits != 16;
   const std::size_t block_rows = std::min(shape.rows, std::max<std::size_t>(64, (std::size_t{1} << 18) / std::max<std::size_t>(1, shape.columns)));
   std::vector<float> block(block_rows * shape.columns);
   std::vector<f16> halves(quantized && options.round_to_f16_first ? block.size() : 0);

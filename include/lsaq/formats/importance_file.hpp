@@ -19,7 +19,7 @@ inline nlohmann::json importance_to_json(const Importance& importance, const std
   return json;
 }
 
-/// Reads the object back; needs `schema` and `scores`. Throws BadInput naming `file` and the field.
+/// Reads the object back; needs `schema` and `scores`. `order` follows from the scores and is not read. Throws BadInput naming `file` and the field.
 inline Importance importance_from_json(const nlohmann::json& json, const std::string& file) {
   const auto refuse = [&](const std::string& sentence) { fail<BadInput>(file + ": " + sentence); };
   if (!json.is_object() || json.value("schema", nlohmann::json()) != "lsaq.importance/1")
@@ -42,8 +42,14 @@ inline Importance importance_from_json(const nlohmann::json& json, const std::st
   } else {
     importance.spread.assign(importance.scores.size(), 0.0);
   }
-  if (const auto metric = json.find("metric"); metric != json.end() && metric->is_string()) importance.metric = metric->get<std::string>();
-  if (const auto windows = json.find("windows"); windows != json.end() && windows->is_number_unsigned()) importance.windows = windows->get<std::size_t>();
+  if (const auto metric = json.find("metric"); metric != json.end()) {
+    if (!metric->is_string()) refuse("\"metric\" must be a string");
+    importance.metric = printable(metric->get<std::string>());
+  }
+  if (const auto windows = json.find("windows"); windows != json.end()) {
+    if (!windows->is_number_unsigned()) refuse("\"windows\" is " + printable(windows->dump()) + "; it must be a whole number");
+    importance.windows = windows->get<std::size_t>();
+  }
   return importance;
 }
 

@@ -111,12 +111,10 @@ public:
     return matrix;
   }
 
-  /// Gives back the memory that reading the tensor has made resident; it may be read again.
-  void drop(const TensorInfo& tensor) const noexcept {
-    constexpr std::uint64_t around = 64 * 1024; // the kernel maps that much around a page that is touched
-    const std::uint64_t first = tensor.offset - std::min(tensor.offset, around);
-    files_[tensor.file].drop(static_cast<std::size_t>(first), static_cast<std::size_t>(tensor.offset - first + tensor.bytes + around));
-  }
+  /// Gives back the memory that reading has made resident in the tensor's file, which may be read again.
+  ///
+  /// The whole file's pages, not just the tensor's: a touched page brings in its neighbours, as many as the kernel sees fit.
+  void drop(const TensorInfo& tensor) const noexcept { files_[tensor.file].drop(0, files_[tensor.file].size()); }
 
 private:
   ModelSource() = default;

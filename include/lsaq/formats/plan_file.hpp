@@ -5,6 +5,9 @@
 #include <lsaq/formats/strict_json.hpp>
 #include <lsaq/planning/plan.hpp>
 
+#include <limits>
+#include <type_traits>
+
 namespace lsaq::inline v0 {
 
 /// A plan and what it was made for.
@@ -65,11 +68,13 @@ inline std::string tensor_key_of(std::string_view tensor, const std::string& nam
 }
 
 /// Reads a plan back; `bits` must hold one width of 2 to 8 or 16 for each layer. Throws BadInput naming `name` and the field.
+///
+/// `average_bits` and `bytes` follow from the bits and the model's shape and are not taken from the file: see average_bits() and weight_bytes().
 inline PlanFile plan_from_json(const nlohmann::json& json, const std::string& name) {
   const auto refuse = [&](const std::string& sentence) { fail<BadInput>(name + ": " + sentence); };
-  const auto width = [&](const nlohmann::json& value) {
+  const auto width = [&](const char* key, const nlohmann::json& value) {
     if (!value.is_number_unsigned() || !(value == 16u || (value >= 2u && value <= 8u)))
-      refuse("a width is " + printable(value.dump()) + "; it may be 16 or 2 to 8 bits");
+      refuse(std::string("\"") + key + "\" holds " + printable(value.dump()) + "; a width may be 16 or 2 to 8 bits");
     return value.get<unsigned>();
   };
   if (!json.is_object()) refuse("not a plan: a JSON object is wanted");
@@ -78,10 +83,16 @@ inline PlanFile plan_from_json(const nlohmann::json& json, const std::string& na
   const auto bits = json.find("bits");
   if (bits == json.end() || !bits->is_array() || bits->empty()) refuse("not a plan: \"bits\" must be an array with one width for each layer");
   PlanFile file;
-  for (const nlohmann::json& value : *bits) file.plan.bits.push_back(width(value));
+  for (const nlohmann::json& value : *bits) file.plan.bits.push_back(width("bits", value));
   if (const auto tensors = json.find("tensors"); tensors != json.end()) {
     if (!tensors->is_object()) refuse("\"tensors\" must map tensor names to bits");
-    for (const auto& [tensor, value] : tensors->items()) file.plan.tensors[tensor_key_of(tensor, name)] = width(value);
+    for (const auto& [tensor, value] : tensors->items()) {
+      const std::string key = tensor_key_of(tensor, name);
+      const std::string layer = key.substr(0, key.find('.'));
+      if (layer.size() > 9 || std::to_string(std::stoul(layer)) != layer || std::stoul(layer) >= file.plan.bits.size())
+        refuse("\"tensors\" names " + printable(tensor) + "; the layers of this plan are 0 to " + std::to_string(file.plan.bits.size() - 1));
+      if (!file.plan.tensors.emplace(key, width("tensors", value)).second) refuse("\"tensors\" names " + printable(tensor) + " twice");
+    }
   }
   const auto text = [&](const char* key, std::string& target) {
     const auto found = json.find(key);
@@ -96,7 +107,15 @@ inline PlanFile plan_from_json(const nlohmann::json& json, const std::string& na
   text("granularity", file.granularity);
   text("scale", file.scale);
   text("format", file.format);
-  if (const auto context = json.find("context"); context != json.end() && context->is_number_unsigned()) file.context = context->get<std::size_t>();
+  const auto number = [&](const char* key, auto& target) {
+    const auto found = json.find(key);
+    if (found == json.end()) return;
+    if (!found->is_number_unsigned() || *found > std::numeric_limits<std::remove_reference_t<decltype(target)>>::max())
+      refuse(std::string("\"") + key + "\" is " + printable(found->dump()) + "; it must be a whole number");
+    target = found->get<std::remove_reference_t<decltype(target)>>();
+  };
+  number("context", file.context);
+  number("kv_bits", file.kv_bits);
   return file;
 }
 

@@ -41,7 +41,8 @@ inline Bytes weight_bytes(const ModelShape& shape, const Plan& plan, ScaleType s
   Bytes sum = weight_bytes(shape, plan.bits, scale);
   for (std::size_t l = 0; l < shape.layers.size() && !plan.tensors.empty(); ++l)
     for (const LinearShape& linear : shape.layers[l].linears)
-      sum = sum - linear_bytes(linear, effective_bits(linear, plan.bits[l]), scale) + linear_bytes(linear, plan.bits_of(l, linear.name), scale);
+      sum = sum - linear_bytes(linear, effective_bits(linear, plan.bits[l]), scale) +
+            linear_bytes(linear, effective_bits(linear, plan.bits_of(l, linear.name)), scale);
   return sum;
 }
 

@@ -5,6 +5,7 @@
 #include <lsaq/planning/memory_model.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <concepts>
 #include <utility>
 
@@ -81,7 +82,9 @@ public:
 
   explicit Planner(Options options) : options_(std::move(options)) {}
 
-  /// The plan for `shape`. Throws Infeasible with the missing bytes, InvalidArgument if scores and layers do not match.
+  /// The plan for `shape`; linears pinned to other bits than their layer's are its exceptions.
+  ///
+  /// Throws Infeasible with the missing bytes; InvalidArgument if scores and layers do not match or a score is NaN.
   Plan operator()(const Importance& importance, const ModelShape& shape) const {
     Expected<Plan> plan = try_plan(importance, shape);
     if (plan) return std::move(plan.value());
@@ -94,6 +97,8 @@ public:
     using Failure = Expected<Plan>::Failure;
     if (importance.scores.size() != shape.layers.size())
       return Failure{"importance has scores for " + std::to_string(importance.scores.size()) + " layers, the model has " + std::to_string(shape.layers.size())};
+    for (std::size_t l = 0; l < importance.scores.size(); ++l)
+      if (std::isnan(importance.scores[l])) return Failure{"the score of layer " + std::to_string(l) + " is not a number; it has no place in the order"};
     for (const auto& [layer, width] : options_.pins) {
       if (layer >= shape.layers.size())
         return Failure{"layer " + std::to_string(layer) + " can't be pinned: the model's last layer is " + std::to_string(shape.layers.size() - 1)};
@@ -107,8 +112,8 @@ public:
                   .reserve = options_.reserve.value_or(default_reserve(shape)),
                   .memory = options_.memory + options_.releasable};
     const Bytes beside = plan.bytes.embedding + plan.bytes.kv_cache + plan.bytes.activations + plan.bytes.reserve;
-    const Bytes available = plan.bytes.memory > beside ? plan.bytes.memory - beside : 0;
-    std::optional<std::vector<unsigned>> bits = Strategy::choose(importance, shape, options_, available);
+    std::optional<std::vector<unsigned>> bits;
+    if (plan.bytes.memory >= beside) bits = Strategy::choose(importance, shape, options_, plan.bytes.memory - beside);
     if (!bits) {
       const Bytes smallest = beside + Strategy::smallest(shape, options_);
       return Failure{"the smallest plan needs " + std::to_string(smallest) + " bytes, " + std::to_string(plan.bytes.memory) +
@@ -116,9 +121,12 @@ public:
                      smallest - plan.bytes.memory};
     }
     plan.bits = std::move(*bits);
-    plan.average_bits = average_bits(shape, plan);
     plan.bytes.weights = weight_bytes(shape, plan.bits);
     plan.bytes.total = plan.bytes.weights + beside;
+    for (std::size_t l = 0; l < shape.layers.size(); ++l)
+      for (const LinearShape& linear : shape.layers[l].linears)
+        if (linear.pinned != 0 && linear.pinned != plan.bits[l]) plan.tensors[Plan::tensor_key(l, linear.name)] = linear.pinned;
+    plan.average_bits = average_bits(shape, plan);
     return plan;
   }
 
