@@ -47,7 +47,9 @@ TEST(Names, PrintsWithoutControlCharacters) {
 
 TEST(Names, CutsLongTextBetweenCharacters) {
   EXPECT_EQ(printable(std::string(80, 'x')), std::string(80, 'x'));
-  EXPECT_EQ(printable(std::string(1000000, 'x')), std::string(80, 'x') + "...");
+  std::string cut(80, 'x');
+  cut += "..."; // as a sum, GCC 12 warns of an overflow that is none
+  EXPECT_EQ(printable(std::string(1000000, 'x')), cut);
   EXPECT_EQ(printable("ab\n\n", 8), "ab\\x0a...");
   EXPECT_EQ(printable("abc\xc3\xa4", 4), "abc...");
 }

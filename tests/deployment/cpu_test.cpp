@@ -1,0 +1,300 @@
+#include <lsaq/deployment/cpu.hpp>
+
+#include "deployment/count_allocations.hpp"
+#include "kernels/kernel_cases.hpp"
+#include "quantization/oracle.hpp"
+
+#include <lsaq/thread_pool.hpp>
+
+#include <gmock/gmock.h>
+
+#include <cstdlib>
+
+namespace {
+
+using kernel_cases::Numbers;
+using kernel_cases::Rows;
+using kernel_cases::Sum;
+using kernel_cases::Weights;
+using lsaq::Backend;
+using lsaq::Cpu;
+using lsaq::ElementType;
+using lsaq::Isa;
+using lsaq::MatrixView;
+using lsaq::MutableMatrixView;
+using lsaq::PackedMatrix;
+using lsaq::PerChannel;
+using lsaq::ScaleType;
+using lsaq::Status;
+
+MatrixView view_of(const Rows& rows, std::size_t count, std::size_t columns) { return {rows.data(), count, columns, rows.stride()}; }
+MutableMatrixView output_of(const Rows& rows, std::size_t count, std::size_t columns) { return {rows.data(), count, columns, rows.stride()}; }
+
+PackedMatrix random_packed(std::size_t rows, std::size_t columns, unsigned bits, ScaleType type, std::mt19937& random) {
+  const std::vector<float> weights = oracle::random_weights(rows, columns, random);
+  return lsaq::quantize<PerChannel>(MatrixView(weights.data(), rows, columns), bits, type);
+}
+
+/// Weights in one of the float types, with `gap` elements between the rows.
+MatrixView view_of(const Weights& weights, ElementType type, std::size_t rows, std::size_t columns, std::size_t gap) {
+  MatrixView view(static_cast<const float*>(nullptr), rows, columns, columns + gap);
+  view.data = weights.rows().data;
+  view.type = type;
+  return view;
+}
+
+/// Runs backwards and counts what it was given.
+struct Backwards {
+  std::size_t calls = 0, tasks = 0;
+  std::size_t concurrency() const { return 3; }
+  void parallel_for(std::size_t count, lsaq::TaskRef task) {
+    ++calls;
+    tasks += count;
+    for (std::size_t i = count; i-- > 0;) task(i);
+  }
+};
+
+class CpuBackend : public testing::TestWithParam<Isa> {
+protected:
+  void SetUp() override { SKIP_UNLESS_RUNS(GetParam()); }
+  Backend<Cpu> device(lsaq::ExecutorRef executor = {}) const { return Backend<Cpu>(executor, GetParam()); }
+
+  std::mt19937 random_{31};
+};
+
+INSTANTIATE_TEST_SUITE_P(Paths, CpuBackend, testing::Values(Isa::scalar, Isa::eigen, Isa::avx2),
+                         [](const auto& param) { return std::string(name_of(param.param)); });
+
+TEST_P(CpuBackend, PackedProductsStayWithinTheBoundOfTheirLength) {
+  for (unsigned bits = lsaq::min_bits; bits <= lsaq::max_bits; ++bits)
+    for (const ScaleType type : oracle::every_scale)
+      for (const auto& [rows, columns] : {std::pair<std::size_t, std::size_t>(1, 1), {17, 33}, {40, 300}, {16, 513}})
+        for (const std::size_t tokens : {1, 3, 4, 9}) {
+          const PackedMatrix packed = random_packed(rows, columns, bits, type, random_);
+          const Rows x(tokens, columns, columns + 3, Numbers::any, random_), y(tokens, rows, rows + 2);
+          ASSERT_EQ(device().matmul(packed, view_of(x, tokens, columns), output_of(y, tokens, rows)), Status::ok);
+          for (std::size_t r = 0; r < rows; ++r) {
+            const std::vector<int> codes = oracle::codes_of(packed.view(), r);
+            const double scale = oracle::scale_of(packed.view(), r);
+            for (std::size_t t = 0; t < tokens; ++t) {
+              Sum sum;
+              for (std::size_t c = 0; c < columns; ++c) sum.add(scale * codes[c], x.at(t, c));
+              ASSERT_NEAR(static_cast<double>(y.at(t, r)), sum.value, sum.bound())
+                  << bits << " bits, " << name_of(type) << ", row " << r << " of " << rows << " x " << columns << ", token " << t << " of " << tokens;
+            }
+          }
+          kernel_cases::expect_gaps_untouched(y, tokens, rows);
+        }
+}
+
+TEST_P(CpuBackend, WholeNumbersGiveExactProducts) {
+  for (const unsigned bits : {8u, 4u})
+    for (const std::size_t columns : {31, 256, 700})
+      for (const std::size_t tokens : {1, 5}) {
+        constexpr std::size_t rows = 35;
+        const int limit = lsaq::code_limit(bits);
+        std::vector<float> weights(rows * columns);
+        for (std::size_t i = 0; i < weights.size(); ++i)
+          weights[i] = static_cast<float>(i % columns == 0 ? limit : static_cast<int>(random_() % (2u * limit + 1)) - limit) * 0.25f; // scale 1/4
+        const PackedMatrix packed = lsaq::quantize<PerChannel>(MatrixView(weights.data(), rows, columns), bits);
+        const Rows x(tokens, columns, columns, Numbers::whole, random_), y(tokens, rows, rows);
+        ASSERT_EQ(device().matmul(packed.view(), view_of(x, tokens, columns), output_of(y, tokens, rows)), Status::ok);
+        for (std::size_t t = 0; t < tokens; ++t)
+          for (std::size_t r = 0; r < rows; ++r) {
+            double expected = 0;
+            for (std::size_t c = 0; c < columns; ++c) expected += static_cast<double>(weights[r * columns + c]) * x.at(t, c);
+            ASSERT_EQ(static_cast<double>(y.at(t, r)), expected) << bits << " bits, row " << r << ", token " << t;
+          }
+      }
+}
+
+TEST_P(CpuBackend, FloatProductsReadTheirRowsInPlace) {
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16})
+    for (const std::size_t gap : {0, 5})
+      for (const auto& [rows, columns] : {std::pair<std::size_t, std::size_t>(1, 1), {17, 33}, {40, 300}, {16, 513}})
+        for (const std::size_t tokens : {1, 3, 4, 9}) {
+          const Weights weights({.element = type, .bits = 0}, rows, columns, Numbers::any, random_, gap * size_of(type));
+          const Rows x(tokens, columns, columns + gap, Numbers::any, random_), y(tokens, rows, rows + gap);
+          ASSERT_EQ(device().matmul(view_of(weights, type, rows, columns, gap), view_of(x, tokens, columns), output_of(y, tokens, rows)), Status::ok);
+          for (std::size_t t = 0; t < tokens; ++t)
+            for (std::size_t r = 0; r < rows; ++r) {
+              kernel_cases::expect_sum(y.at(t, r), kernel_cases::product_of(weights, r, x, t), Numbers::any);
+              ASSERT_FALSE(HasFatalFailure()) << name_of(type) << ", row " << r << " of " << rows << " x " << columns << ", token " << t << " of " << tokens;
+            }
+          kernel_cases::expect_gaps_untouched(y, tokens, rows);
+        }
+}
+
+TEST_P(CpuBackend, MatvecIsTheProductWithOneToken) {
+  const PackedMatrix packed = random_packed(50, 70, 4, ScaleType::f16, random_);
+  const Rows x(1, 70, 70, Numbers::any, random_), y(1, 50, 50), spans(1, 50, 50);
+  ASSERT_EQ(device().matmul(packed, view_of(x, 1, 70), output_of(y, 1, 50)), Status::ok);
+  ASSERT_EQ(device().matvec(packed, std::span<const float>(x.data(), 70), std::span<float>(spans.data(), 50)), Status::ok);
+  EXPECT_EQ(std::memcmp(y.data(), spans.data(), 50 * sizeof(float)), 0);
+  ASSERT_EQ(device().matvec(packed.view(), std::span<const float>(x.data(), 70), std::span<float>(spans.data(), 50)), Status::ok);
+  EXPECT_EQ(std::memcmp(y.data(), spans.data(), 50 * sizeof(float)), 0);
+}
+
+TEST_P(CpuBackend, EmptyProducts) {
+  const PackedMatrix no_rows({0, 8}, 8, ScaleType::f16);
+  const Rows x(5, 8, 8, Numbers::any, random_), y(5, 3, 3);
+  EXPECT_EQ(device().matmul(no_rows, view_of(x, 5, 8), MutableMatrixView(nullptr, 5, 0)), Status::ok);
+  const std::vector<float> nothing;
+  const PackedMatrix no_columns = lsaq::quantize<PerChannel>(MatrixView(nothing.data(), 3, 0), 4);
+  EXPECT_EQ(device().matmul(no_columns, MatrixView(nothing.data(), 5, 0), output_of(y, 5, 3)), Status::ok);
+  for (const float value : y.all()) EXPECT_EQ(value, 0.0f);
+  const PackedMatrix packed = random_packed(3, 8, 8, ScaleType::f16, random_);
+  EXPECT_EQ(device().matmul(packed, view_of(x, 0, 8), MutableMatrixView(nullptr, 0, 3)), Status::ok);
+}
+
+TEST_P(CpuBackend, ShapesThatDoNotMatchAreAStatusAndWriteNothing) {
+  const PackedMatrix packed = random_packed(6, 10, 8, ScaleType::f16, random_);
+  const Weights floats({.element = ElementType::f16, .bits = 0}, 6, 10, Numbers::any, random_);
+  const Rows x(4, 12, 12, Numbers::any, random_), y(4, 8, 8);
+  const auto expect_mismatch = [&](MatrixView input, MutableMatrixView output) {
+    EXPECT_EQ(device().matmul(packed, input, output), Status::shape_mismatch);
+    EXPECT_EQ(device().matmul(view_of(floats, ElementType::f16, 6, 10, 0), input, output), Status::shape_mismatch);
+  };
+  expect_mismatch(view_of(x, 4, 9), output_of(y, 4, 6));
+  expect_mismatch(view_of(x, 4, 11), output_of(y, 4, 6));
+  expect_mismatch(view_of(x, 4, 10), output_of(y, 4, 5));
+  expect_mismatch(view_of(x, 4, 10), output_of(y, 4, 7));
+  expect_mismatch(view_of(x, 3, 10), output_of(y, 4, 6));
+  expect_mismatch(view_of(x, 4, 10), output_of(y, 3, 6));
+  MatrixView halves = view_of(x, 4, 10);
+  halves.type = ElementType::f16; // activations are FP32
+  expect_mismatch(halves, output_of(y, 4, 6));
+  EXPECT_EQ(device().matvec(packed, std::span<const float>(x.data(), 9), std::span<float>(y.data(), 6)), Status::shape_mismatch);
+  EXPECT_EQ(device().matvec(packed, std::span<const float>(x.data(), 10), std::span<float>(y.data(), 7)), Status::shape_mismatch);
+  for (const float value : y.all()) EXPECT_TRUE(std::isnan(value));
+}
+
+TEST_P(CpuBackend, WidthsWithoutAKernelAreUnsupported) {
+  const PackedMatrix packed = random_packed(2, 4, 8, ScaleType::f16, random_);
+  const Rows x(1, 4, 4, Numbers::any, random_), y(1, 2, 2);
+  for (const unsigned bits : {0u, 1u, 9u, 16u}) {
+    lsaq::PackedView view = packed.view();
+    view.bits = bits;
+    EXPECT_EQ(device().matmul(view, view_of(x, 1, 4), output_of(y, 1, 2)), Status::unsupported);
+  }
+  for (const float value : y.all()) EXPECT_TRUE(std::isnan(value));
+}
+
+TEST_P(CpuBackend, EveryExecutorGivesTheSameBits) {
+  constexpr std::size_t rows = 301, columns = 1024;
+  const PackedMatrix eight = random_packed(rows, columns, 8, ScaleType::f16, random_), four = random_packed(rows, columns, 4, ScaleType::bf16, random_);
+  const Weights floats({.element = ElementType::bf16, .bits = 0}, rows, columns, Numbers::any, random_);
+  const MatrixView halves = view_of(floats, ElementType::bf16, rows, columns, 0);
+  for (const std::size_t tokens : {1, 3, 4, 13}) {
+    const Rows x(tokens, columns, columns, Numbers::any, random_);
+    const auto products = [&](lsaq::ExecutorRef executor) {
+      const Rows y(3 * tokens, rows, rows + 1);
+      const auto part = [&](std::size_t i) { return MutableMatrixView(&y.at(i * tokens, 0), tokens, rows, y.stride()); };
+      EXPECT_EQ(device(executor).matmul(eight, view_of(x, tokens, columns), part(0)), Status::ok);
+      EXPECT_EQ(device(executor).matmul(four, view_of(x, tokens, columns), part(1)), Status::ok);
+      EXPECT_EQ(device(executor).matmul(halves, view_of(x, tokens, columns), part(2)), Status::ok);
+      kernel_cases::expect_gaps_untouched(y, 3 * tokens, rows);
+      return std::vector<float>(y.all().begin(), y.all().end());
+    };
+    const std::vector<float> serial = products({});
+    const auto same = [&](const std::vector<float>& found) { return std::memcmp(found.data(), serial.data(), serial.size() * sizeof(float)) == 0; };
+    for (std::size_t threads = 1; threads <= 4; ++threads) {
+      lsaq::ThreadPool pool(threads);
+      EXPECT_TRUE(same(products(pool))) << threads << " threads, " << tokens << " tokens";
+    }
+    Backwards backwards;
+    EXPECT_TRUE(same(products(backwards)));
+    EXPECT_EQ(backwards.calls, 3u);
+    EXPECT_GT(backwards.tasks, 9u) << "products of this size are divided";
+  }
+}
+
+TEST_P(CpuBackend, SmallProductsAreNotHandedOver) {
+  const PackedMatrix packed = random_packed(64, 64, 8, ScaleType::f16, random_);
+  const Rows x(1, 64, 64, Numbers::any, random_), y(1, 64, 64);
+  Backwards executor;
+  EXPECT_EQ(device(executor).matmul(packed, view_of(x, 1, 64), output_of(y, 1, 64)), Status::ok);
+  EXPECT_EQ(executor.calls, 0u);
+}
+
+TEST_P(CpuBackend, ProductsNeedNoWorkspace) {
+  const PackedMatrix packed = random_packed(130, 520, 4, ScaleType::f16, random_);
+  const Weights floats({.element = ElementType::f16, .bits = 0}, 130, 520, Numbers::any, random_);
+  const MatrixView halves = view_of(floats, ElementType::f16, 130, 520, 0);
+  const Rows x(9, 520, 520, Numbers::any, random_), y(9, 130, 130);
+  const Backend<Cpu> cpu = device();
+  for (const std::size_t tokens : {1, 9}) {
+    EXPECT_EQ(cpu.workspace_bytes(packed.view(), tokens), 0u);
+    EXPECT_EQ(cpu.workspace_bytes(halves, tokens), 0u);
+  }
+  std::byte room[3];
+  EXPECT_EQ(cpu.matmul(packed, view_of(x, 1, 520), output_of(y, 1, 130), room), Status::ok) << "a workspace it does not need does no harm";
+  static_assert(noexcept(cpu.matmul(packed, MatrixView(), MutableMatrixView()))&& noexcept(cpu.matmul(halves, MatrixView(), MutableMatrixView())));
+  static_assert(noexcept(cpu.matvec(packed, std::span<const float>(), std::span<float>())));
+}
+
+TEST_P(CpuBackend, ProductsAllocateNothing) {
+  if (count_allocations() == 0) GTEST_SKIP() << "operator new: can't be counted in this build";
+  const PackedMatrix packed = random_packed(130, 520, 4, ScaleType::f16, random_);
+  const Weights floats({.element = ElementType::f16, .bits = 0}, 130, 520, Numbers::any, random_);
+  const MatrixView halves = view_of(floats, ElementType::f16, 130, 520, 0);
+  const Rows x(9, 520, 520, Numbers::any, random_), y(9, 130, 130);
+  const Backend<Cpu> cpu = device();
+  for (const std::size_t tokens : {1, 9}) {
+    const std::size_t before = count_allocations();
+    const Status first = cpu.matmul(packed, view_of(x, tokens, 520), output_of(y, tokens, 130));
+    const Status second = cpu.matmul(halves, view_of(x, tokens, 520), output_of(y, tokens, 130));
+    const std::size_t after = count_allocations();
+    EXPECT_EQ(after, before) << tokens << " tokens";
+    EXPECT_EQ(first, Status::ok);
+    EXPECT_EQ(second, Status::ok);
+  }
+}
+
+TEST_P(CpuBackend, TopTokensRunOnItsKernels) {
+  const std::vector<float> embedding = {1, 0, 0, 2, 0.5f, 0.5f, -3, 0};
+  const std::vector<float> states = {1, 0, 0, 1};
+  std::vector<lsaq::ScoredToken> found(4);
+  device().top_tokens(MatrixView(states.data(), 2, 2), MatrixView(embedding.data(), 4, 2), 2, found);
+  std::vector<lsaq::TokenId> tokens;
+  for (const lsaq::ScoredToken& scored : found) tokens.push_back(scored.id);
+  std::sort(tokens.begin(), tokens.begin() + 2);
+  std::sort(tokens.begin() + 2, tokens.end());
+  EXPECT_THAT(tokens, testing::ElementsAre(0, 2, 1, 2));
+}
+
+TEST_P(CpuBackend, KnowsItsPathAndExecutor) {
+  Backwards executor;
+  EXPECT_EQ(device(executor).isa(), GetParam());
+  EXPECT_EQ(device(executor).kernels().isa, GetParam());
+  EXPECT_EQ(device(executor).executor().concurrency(), 3u);
+}
+
+TEST(Cpu, PrepareHandsTheSameBytesBack) {
+  std::mt19937 random(32);
+  PackedMatrix packed = random_packed(4, 9, 4, ScaleType::f16, random);
+  const std::byte* bytes = packed.view().data;
+  const PackedMatrix prepared = Backend<Cpu>{}.prepare(std::move(packed));
+  EXPECT_EQ(prepared.view().data, bytes);
+}
+
+TEST(Cpu, FollowsTheEnvironmentUnlessTold) {
+  const char* before = std::getenv("LSAQ_ISA");
+  const std::string saved = before != nullptr ? before : "";
+  ::setenv("LSAQ_ISA", "scalar", 1);
+  EXPECT_EQ(Backend<Cpu>{}.isa(), Isa::scalar);
+  ::setenv("LSAQ_ISA", "pentium", 1);
+  EXPECT_THROW(Backend<Cpu>{}, lsaq::InvalidArgument);
+  EXPECT_EQ(Backend<Cpu>({}, Isa::eigen).isa(), Isa::eigen);
+  saved.empty() ? ::unsetenv("LSAQ_ISA") : ::setenv("LSAQ_ISA", saved.c_str(), 1);
+}
+
+TEST(Cpu, TheHostIsItsOnlyDevice) {
+  const std::vector<lsaq::Device> devices = Backend<Cpu>::devices();
+  ASSERT_EQ(devices.size(), 1u);
+  EXPECT_EQ(devices[0].id, "cpu");
+  EXPECT_GT(devices[0].total_bytes, 0u);
+  EXPECT_LE(devices[0].free_bytes, devices[0].total_bytes);
+}
+
+} // namespace

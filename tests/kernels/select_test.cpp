@@ -1,0 +1,110 @@
+#include <lsaq/kernels/cpu/select.hpp>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+namespace {
+
+using lsaq::Isa;
+using testing::HasSubstr;
+
+constexpr Isa every_isa[] = {Isa::scalar, Isa::eigen, Isa::avx2};
+
+/// Sets LSAQ_ISA (or removes it) until the end of the scope.
+class ScopedIsa {
+public:
+  explicit ScopedIsa(const char* value) {
+    if (const char* before = std::getenv("LSAQ_ISA")) before_ = before;
+    value != nullptr ? ::setenv("LSAQ_ISA", value, 1) : ::unsetenv("LSAQ_ISA");
+  }
+  ~ScopedIsa() { before_ ? ::setenv("LSAQ_ISA", before_->c_str(), 1) : ::unsetenv("LSAQ_ISA"); }
+  ScopedIsa(const ScopedIsa&) = delete;
+  ScopedIsa& operator=(const ScopedIsa&) = delete;
+
+private:
+  std::optional<std::string> before_;
+};
+
+std::string refusal(const std::string& value) {
+  const ScopedIsa isa(value.c_str());
+  try {
+    return "accepted: " + std::string(name_of(lsaq::select_kernels().isa));
+  } catch (const lsaq::InvalidArgument& error) {
+    return error.what();
+  }
+}
+
+TEST(Isa, NamesAndValuesBelongTogether) {
+  for (const Isa isa : every_isa) EXPECT_EQ(lsaq::isa_from_name(name_of(isa)), isa);
+  EXPECT_EQ(name_of(static_cast<Isa>(77)), "unknown");
+  EXPECT_EQ(lsaq::isa_from_name("unknown"), std::nullopt);
+  EXPECT_EQ(lsaq::isa_from_name(""), std::nullopt);
+}
+
+TEST(Isa, EveryMachineRunsTheOracleAndEigen) {
+  EXPECT_TRUE(lsaq::cpu_runs(Isa::scalar));
+  EXPECT_TRUE(lsaq::cpu_runs(Isa::eigen));
+  EXPECT_TRUE(lsaq::cpu_runs(lsaq::best_isa()));
+  EXPECT_EQ(lsaq::best_isa(), lsaq::cpu_runs(Isa::avx2) ? Isa::avx2 : Isa::eigen);
+}
+
+TEST(Isa, AgreesWithTheKernelsList) {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(cpuinfo, line) && !line.starts_with("flags")) {
+  }
+  if (!cpuinfo) GTEST_SKIP() << "/proc/cpuinfo: no flags on this machine";
+  std::istringstream words(line);
+  int found = 0;
+  for (std::string word; words >> word;) found += word == "avx2" || word == "fma" || word == "f16c";
+  EXPECT_EQ(lsaq::cpu_runs(Isa::avx2), found == 3);
+}
+
+TEST(KernelsOf, EveryPathIsComplete) {
+  for (const Isa isa : every_isa) {
+    if (!lsaq::cpu_runs(isa)) continue;
+    const lsaq::CpuKernels& kernels = lsaq::kernels_of(isa);
+    EXPECT_EQ(kernels.isa, isa);
+    EXPECT_TRUE(kernels.widen && kernels.narrow_f16 && kernels.magnitude_bits && kernels.quantize);
+    EXPECT_TRUE(kernels.dot_rows && kernels.unpack && kernels.product);
+  }
+}
+
+TEST(SelectKernels, TakesTheFastestUnlessTold) {
+  for (const char* value : {static_cast<const char*>(nullptr), ""}) {
+    const ScopedIsa isa(value);
+    EXPECT_EQ(lsaq::select_kernels().isa, lsaq::best_isa());
+  }
+}
+
+class SelectByName : public testing::TestWithParam<Isa> {};
+
+INSTANTIATE_TEST_SUITE_P(Paths, SelectByName, testing::ValuesIn(every_isa), [](const auto& param) { return std::string(name_of(param.param)); });
+
+TEST_P(SelectByName, TakesThePathOfThatName) {
+  if (!lsaq::cpu_runs(GetParam())) {
+    EXPECT_THAT(refusal(std::string(name_of(GetParam()))), HasSubstr("this machine does not run"));
+    GTEST_SKIP() << name_of(GetParam()) << ": not on this machine";
+  }
+  const ScopedIsa isa(std::string(name_of(GetParam())).c_str());
+  EXPECT_EQ(lsaq::select_kernels().isa, GetParam());
+}
+
+TEST(SelectKernels, RefusesWhatNamesNoPath) {
+  for (const std::string value : {"AVX2", "avx", "avx512", "sse2", " scalar", "scalar ", "scalar,avx2", "0", "auto", "native", "\xff"}) {
+    const std::string message = refusal(value);
+    EXPECT_THAT(message, AllOf(HasSubstr("LSAQ_ISA="), HasSubstr(value), HasSubstr("names no code path")));
+    EXPECT_THAT(message, HasSubstr("scalar, eigen or avx2")) << "says what is allowed";
+  }
+}
+
+TEST(SelectKernels, CutsLongNonsense) {
+  const std::string message = refusal(std::string(10000, 'x'));
+  EXPECT_LT(message.size(), 200u);
+  EXPECT_THAT(message, HasSubstr("xxxxxxxx names"));
+}
+
+} // namespace

@@ -1,0 +1,12 @@
+#include <lsaq/quantization/granularity.hpp>
+
+#include <gtest/gtest.h>
+
+namespace {
+
+static_assert(lsaq::granularity_policy<lsaq::PerChannel>);
+static_assert(!lsaq::granularity_policy<int>);
+
+TEST(Granularity, HasTheNameTheCommandTakes) { EXPECT_EQ(lsaq::PerChannel::name, "channel"); }
+
+} // namespace
