@@ -2,12 +2,21 @@
 find_package(GTest REQUIRED)
 include(GoogleTest)
 
+set(lsaq_test_options -Wall -Wextra -Wconversion -Wno-sign-conversion -Wundef -Wshadow -Werror)
+
+# GoogleTest's headers are parsed once for all programs; they share the compile options, as a precompiled header demands.
+file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/test_headers.cpp CONTENT "")
+add_library(lsaq_test_headers OBJECT ${CMAKE_CURRENT_BINARY_DIR}/test_headers.cpp)
+target_link_libraries(lsaq_test_headers PRIVATE lsaq::lsaq GTest::gmock)
+target_compile_options(lsaq_test_headers PRIVATE ${lsaq_test_options})
+target_precompile_headers(lsaq_test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h>)
+
 function(lsaq_add_tests name)
   cmake_parse_arguments(arg "" "" "SOURCES;LIBRARIES;LABELS" ${ARGN})
   add_executable(lsaq_${name}_tests ${arg_SOURCES})
   target_link_libraries(lsaq_${name}_tests PRIVATE ${arg_LIBRARIES} GTest::gmock GTest::gtest_main)
   target_include_directories(lsaq_${name}_tests PRIVATE ${PROJECT_SOURCE_DIR}/tests)
-  target_precompile_headers(lsaq_${name}_tests PRIVATE <gmock/gmock.h> <gtest/gtest.h>)
-  target_compile_options(lsaq_${name}_tests PRIVATE -Wall -Wextra -Wconversion -Wno-sign-conversion -Wundef -Wshadow -Werror)
+  target_precompile_headers(lsaq_${name}_tests REUSE_FROM lsaq_test_headers)
+  target_compile_options(lsaq_${name}_tests PRIVATE ${lsaq_test_options})
   gtest_discover_tests(lsaq_${name}_tests TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST PROPERTIES LABELS "${arg_LABELS}")
 endfunction()

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
 #include <numeric>
 #include <set>
@@ -112,6 +113,23 @@ TEST(ThreadPool, TasksRunAtTheSameTime) {
     while (arrived.load() < 2) std::this_thread::yield();
   });
   EXPECT_EQ(arrived.load(), 2);
+}
+
+TEST(ThreadPool, ReturnsWhenTheSlowestTaskIsDone) {
+  ThreadPool pool(2);
+  const std::thread::id caller = std::this_thread::get_id();
+  for (int round = 0; round < 5; ++round) {
+    std::atomic<int> arrived = 0;
+    bool worker_done = false; // a plain bool: the pool orders it before its return
+    pool.parallel_for(2, [&](std::size_t) {
+      arrived.fetch_add(1);
+      while (arrived.load() < 2) std::this_thread::yield(); // one task each
+      if (std::this_thread::get_id() == caller) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      worker_done = true;
+    });
+    ASSERT_TRUE(worker_done);
+  }
 }
 
 TEST(ThreadPool, ZeroMeansOneForEachCore) { EXPECT_EQ(ThreadPool(0).concurrency(), std::max(1u, std::thread::hardware_concurrency())); }

@@ -139,9 +139,19 @@ TEST(Quantizer, ScaleOverflowNamesTheLargestWeight) {
   EXPECT_NO_THROW((Quantizer<PerChannel, 8, ScaleType::bf16>{}(MatrixView(weights.data(), 3, 40))));
 }
 
-TEST(Quantizer, TheFirstBadRowIsNamedWithAnyNumberOfThreads) {
+/// Runs the last task first: the first bad row is found after later ones.
+struct Backwards {
+  std::size_t concurrency() const { return 2; }
+  void parallel_for(std::size_t count, lsaq::TaskRef task) const {
+    for (std::size_t i = count; i-- > 0;) task(i);
+  }
+};
+
+TEST(Quantizer, TheFirstBadRowIsNamedInAnyOrderOfTasks) {
   std::vector<float> weights(400 * 5, 1);
   for (const std::size_t row : {77, 78, 200, 399}) weights[row * 5 + row % 5] = row == 78 ? 1e9f : infinity;
+  const Backwards backwards;
+  EXPECT_THAT(refusal([&] { Quantizer<PerChannel, 4>{}(MatrixView(weights.data(), 400, 5), backwards); }), HasSubstr("row 77, column 2"));
   for (std::size_t threads = 1; threads <= 4; ++threads) {
     lsaq::ThreadPool pool(threads);
     for (int round = 0; round < 20; ++round)

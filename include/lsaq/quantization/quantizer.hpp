@@ -48,7 +48,7 @@ constexpr int code_limit(unsigned bits) noexcept { return (1 << (bits - 1)) - 1;
 
 /// max|W_r| / Q as it is stored; infinity if beyond the type's range. Runs in the default floating-point environment.
 inline float stored_scale(float max_magnitude, unsigned bits, ScaleType type) noexcept {
-  const float scale = max_magnitude / static_cast<float>(code_limit(bits));
+  const float scale = scalar::divide(max_magnitude, static_cast<float>(code_limit(bits)));
   if (type == ScaleType::f32) return scale;
   if (type == ScaleType::bf16) return to_float(to_bf16(scale));
   constexpr float smallest_normal = 0x1p-14f;

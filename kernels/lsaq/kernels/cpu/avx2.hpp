@@ -215,6 +215,17 @@ LSAQ_AVX2 std::uint32_t magnitude_bits(const float* in, std::size_t n) noexcept 
   return result;
 }
 
+/// a / b as the instruction: under -ffast-math compilers turn the intrinsic into a product with a reciprocal, which is not the nearest quotient.
+LSAQ_AVX2_HELPER __m256 divide8(__m256 a, __m256 b) noexcept {
+#if defined(__GNUC__)
+  __m256 quotient;
+  asm("vdivps %2, %1, %0" : "=x"(quotient) : "x"(a), "x"(b));
+  return quotient;
+#else
+  return _mm256_div_ps(a, b);
+#endif
+}
+
 LSAQ_AVX2 void quantize(const float* in, std::size_t n, float scale, int limit, int offset, std::uint8_t* out) noexcept {
   const __m256 divisor = _mm256_set1_ps(scale);
   const __m256i top = _mm256_set1_epi32(limit), bottom = _mm256_set1_epi32(-limit), shift = _mm256_set1_epi32(offset);
@@ -224,7 +235,7 @@ LSAQ_AVX2 void quantize(const float* in, std::size_t n, float scale, int limit, 
     __m256i code[4];
 #pragma GCC unroll 4
     for (std::size_t j = 0; j < 4; ++j) {
-      code[j] = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_loadu_ps(in + i + 8 * j), divisor));
+      code[j] = _mm256_cvtps_epi32(divide8(_mm256_loadu_ps(in + i + 8 * j), divisor));
       code[j] = _mm256_add_epi32(_mm256_max_epi32(_mm256_min_epi32(code[j], top), bottom), shift);
     }
     const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(code[0], code[1]), _mm256_packs_epi32(code[2], code[3]));

@@ -24,6 +24,16 @@ inline int round_half_even(float value) noexcept {
 #endif
 }
 
+/// a / b rounded once, whatever -ffast-math does to the consumer: unseen, b has no reciprocal the compiler could multiply by instead.
+inline float divide(float a, float b) noexcept {
+#if LSAQ_X86 && defined(__GNUC__)
+  asm volatile("" : "+x"(b));
+#elif LSAQ_ARM64 && defined(__GNUC__)
+  asm volatile("" : "+w"(b));
+#endif
+  return a / b;
+}
+
 /// The unsigned code at `column` of a canonically packed row; reads only bytes the code occupies.
 inline unsigned unpack_code(const std::byte* row, unsigned bits, std::size_t column) noexcept {
   const std::size_t first_bit = column * bits;
@@ -55,7 +65,7 @@ inline std::uint32_t magnitude_bits(const float* in, std::size_t n) noexcept {
 }
 
 inline void quantize(const float* in, std::size_t n, float scale, int limit, int offset, std::uint8_t* out) noexcept {
-  for (std::size_t i = 0; i < n; ++i) out[i] = static_cast<std::uint8_t>(std::clamp(round_half_even(in[i] / scale), -limit, limit) + offset);
+  for (std::size_t i = 0; i < n; ++i) out[i] = static_cast<std::uint8_t>(std::clamp(round_half_even(divide(in[i], scale)), -limit, limit) + offset);
 }
 
 inline void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
