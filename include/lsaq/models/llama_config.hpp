@@ -74,41 +74,27 @@ inline ModelShape model_shape(const Config& config) {
 
 /// Shapes known by name, for planning without the model: llama-2-7b, llama-2-13b, llama-3-8b.
 inline std::optional<Config> known_config(std::string_view name) {
-  Config config{.name = std::string(name)};
-  if (name == "llama-2-7b")
-    config = {.name = config.name,
-              .layers = 32,
-              .hidden = 4096,
-              .ffn = 11008,
-              .heads = 32,
-              .kv_heads = 32,
-              .head_size = 128,
-              .vocabulary = 32000,
-              .longest_context = 4096};
-  else if (name == "llama-2-13b")
-    config = {.name = config.name,
-              .layers = 40,
-              .hidden = 5120,
-              .ffn = 13824,
-              .heads = 40,
-              .kv_heads = 40,
-              .head_size = 128,
-              .vocabulary = 32000,
-              .longest_context = 4096};
-  else if (name == "llama-3-8b")
-    config = {.name = config.name,
-              .layers = 32,
-              .hidden = 4096,
-              .ffn = 14336,
-              .heads = 32,
-              .kv_heads = 8,
-              .head_size = 128,
-              .vocabulary = 128256,
-              .longest_context = 8192,
-              .rope_theta = 500000.0};
-  else
-    return std::nullopt;
-  return config;
+  struct Known {
+    std::string_view name;
+    std::size_t layers, hidden, ffn, heads, kv_heads, vocabulary, longest_context;
+    double rope_theta;
+  };
+  constexpr Known known[] = {{"llama-2-7b", 32, 4096, 11008, 32, 32, 32000, 4096, 1e4},
+                             {"llama-2-13b", 40, 5120, 13824, 40, 40, 32000, 4096, 1e4},
+                             {"llama-3-8b", 32, 4096, 14336, 32, 8, 128256, 8192, 5e5}};
+  for (const Known& k : known)
+    if (name == k.name)
+      return Config{.name = std::string(name),
+                    .layers = k.layers,
+                    .hidden = k.hidden,
+                    .ffn = k.ffn,
+                    .heads = k.heads,
+                    .kv_heads = k.kv_heads,
+                    .head_size = k.hidden / k.heads,
+                    .vocabulary = k.vocabulary,
+                    .longest_context = k.longest_context,
+                    .rope_theta = k.rope_theta};
+  return std::nullopt;
 }
 
 /// Divisors of the rotation frequencies for Llama-3's scaling: long wavelengths are slowed by `factor`, short ones kept, those between interpolated.
