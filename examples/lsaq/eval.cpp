@@ -21,7 +21,7 @@ struct Options {
   unsigned bits = 16;
   std::string text_file;
   std::string token_ids_file;
-  std::size_t context = 512;
+  std::optional<std::size_t> context;
   std::size_t windows = 0;
 };
 
@@ -33,7 +33,7 @@ Windows evaluation_windows(const Model& model, const Options& options) {
   } else {
     const std::vector<lsaq::TokenId> tokens = Tokens(model.source).plain(read_file(options.text_file));
     if (tokens.size() < 2) lsaq::fail<lsaq::BadInput>(lsaq::printable(options.text_file) + ": a text of at least two tokens is wanted");
-    windows = cut_windows(tokens, std::min(options.context, tokens.size()), tokens.size());
+    windows = cut_windows(tokens, std::min(context_of(model.config, options.context, 512), tokens.size()), tokens.size());
   }
   if (options.windows != 0 && windows.size() > options.windows) windows.resize(options.windows);
   return windows;
@@ -45,7 +45,7 @@ void evaluate(const Options& options, const Global& global) {
   if (options.bits != 16 && (options.bits < lsaq::min_bits || options.bits > lsaq::max_bits))
     lsaq::fail<lsaq::InvalidArgument>(fmt::format("--bits {}: 16 and 2 to 8 are possible", options.bits));
   const Model model(options.model);
-  check_context(model.config, options.context);
+  if (options.context) check_context(model.config, *options.context);
   lsaq::Plan plan;
   if (options.plan_file.empty()) {
     plan.bits.assign(model.config.layers, options.bits);
@@ -57,7 +57,9 @@ void evaluate(const Options& options, const Global& global) {
   std::size_t longest = 0;
   for (const auto& window : windows) longest = std::max(longest, window.size());
   if (longest < 2) lsaq::fail<lsaq::BadInput>(lsaq::printable_path(options.token_ids_file) + ": no window has two tokens: there is nothing to score");
-  check_context(model.config, longest);
+  if (longest > model.config.longest_context)
+    lsaq::fail<lsaq::BadInput>(fmt::format("{}: a window has {} tokens, the model was made for at most {}", lsaq::printable_path(options.token_ids_file),
+                                           longest, model.config.longest_context));
 
   lsaq::ThreadPool pool(global.threads);
   const Device device(pool);
@@ -104,7 +106,7 @@ void add_eval(CLI::App& app, Global& global) {
   verb->add_option("--plan", options->plan_file, "Bits by this plan")->excludes(bits);
   verb->add_option("--perplexity", options->text_file, "Text to score, in windows of --context tokens");
   verb->add_option("--token-ids", options->token_ids_file, "Token ids to score: a JSON array of arrays, each a window");
-  verb->add_option("--context", options->context, "Tokens of a window of text")->capture_default_str()->check(CLI::Range(2, 1 << 30));
+  verb->add_option("--context", options->context, "Tokens of a window of text (default: 512)")->check(CLI::Range(2, 1 << 30));
   verb->add_option("--windows", options->windows, "Score only the first windows")->check(CLI::Range(1, 1 << 30));
   add_global_options(*verb, global);
   verb->callback([options, &global] { evaluate(*options, global); });

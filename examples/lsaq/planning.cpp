@@ -53,6 +53,12 @@ std::pair<std::size_t, unsigned> parse_pin(const std::string& text) {
 
 } // namespace
 
+std::size_t context_of(const lsaq::llama::Config& config, std::optional<std::size_t> wanted, std::size_t usual) {
+  if (!wanted) return std::min(usual, config.longest_context);
+  check_context(config, *wanted);
+  return *wanted;
+}
+
 void check_context(const lsaq::llama::Config& config, std::size_t context) {
   if (context > config.longest_context)
     lsaq::fail<lsaq::InvalidArgument>(fmt::format("--context {}: the model was made for at most {} positions", context, config.longest_context));
@@ -94,6 +100,13 @@ lsaq::PlanFile read_plan(const std::filesystem::path& path, const Model& model) 
   if (!file.model_sha256.empty() && file.model_sha256 != model_sha256(model.source))
     lsaq::fail<lsaq::BadInput>(fmt::format("{}: made for another model: its model_sha256 is {}, this model's is {}", name,
                                            lsaq::printable(file.model_sha256, 64), model_sha256(model.source)));
+  const auto expect = [&](const char* field, const std::string& value, const char* wanted) {
+    if (value != wanted)
+      lsaq::fail<lsaq::BadInput>(fmt::format("{}: \"{}\" is \"{}\"; this program deploys \"{}\"", name, field, lsaq::printable(value), wanted));
+  };
+  expect("rounding", file.rounding, "nearest");
+  expect("granularity", file.granularity, "channel");
+  expect("scale", file.scale, "f16");
   const lsaq::ModelShape shape = lsaq::llama::model_shape(model.config);
   for (const auto& [key, bits] : file.plan.tensors) {
     const auto is_it = [&, linear = key.substr(key.find('.') + 1)](const lsaq::LinearShape& known) { return known.name == linear; };

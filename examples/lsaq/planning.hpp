@@ -30,6 +30,9 @@ lsaq::PlanFile make_plan(const lsaq::Importance& importance, const lsaq::llama::
 /// Reads a plan file for a model. Throws BadInput if its layer count or hash is another model's.
 lsaq::PlanFile read_plan(const std::filesystem::path& path, const Model& model);
 
+/// The context wanted, checked; if none was, the usual one or the model's longest if that is shorter.
+std::size_t context_of(const lsaq::llama::Config& config, std::optional<std::size_t> wanted, std::size_t usual);
+
 /// Refuses a context longer than the model's. Throws InvalidArgument.
 void check_context(const lsaq::llama::Config& config, std::size_t context);
 

@@ -23,7 +23,8 @@ struct Options {
   std::string plan_file;
   std::string prompt = "Once upon a time";
   bool raw = false;
-  std::size_t context = 256;
+  std::optional<std::size_t> wanted_context;
+  std::size_t context = 0; ///< the one wanted, or 256, or the model's
   std::size_t tokens = 0;
   double temperature = 0;
   std::uint64_t seed = 0;
@@ -102,10 +103,10 @@ lsaq::Device choose(const BudgetOptions& options) {
 
 double rate(std::size_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 
-void run(const Options& options, const Global& global) {
+void run(Options options, const Global& global) {
   if (!std::isfinite(options.temperature)) lsaq::fail<lsaq::InvalidArgument>("--temperature: a finite number is wanted");
   const Model model(options.model);
-  check_context(model.config, options.context);
+  options.context = context_of(model.config, options.wanted_context, 256);
   const Tokens tokens(model.source);
   const std::vector<lsaq::TokenId> prompt = read_prompt(options, tokens);
   lsaq::ThreadPool pool(global.threads);
@@ -165,6 +166,7 @@ void run(const Options& options, const Global& global) {
   const lsaq::Bytes fp16 = model_bytes(shape, 16);
   const lsaq::Bytes model_now = allocated.weights + allocated.embedding;
   if (global.json) {
+    plan.model_sha256 = model_sha256(model.source);
     nlohmann::json json{
         {"schema", "lsaq.run/1"},
         {"device", {{"id", chosen.id}, {"free", chosen.free_bytes}, {"limited_by", chosen.limited_by}}},
@@ -208,7 +210,7 @@ void add_run(CLI::App& app, Global& global) {
   verb->add_option("--prompt", options->prompt, "What to say to the model")->capture_default_str();
   verb->add_flag("--raw", options->raw, "Continue the prompt as it is, without the model's chat template");
   verb->add_option("--tokens", options->tokens, "Most tokens to generate (default: to the end of the context)")->check(CLI::Range(1, 1 << 30));
-  verb->add_option("--context", options->context, "Positions for prompt and answer")->capture_default_str()->check(CLI::Range(2, 1 << 30));
+  verb->add_option("--context", options->wanted_context, "Positions for prompt and answer (default: 256)")->check(CLI::Range(2, 1 << 30));
   verb->add_option("--temperature", options->temperature, "0 takes the likeliest token")->capture_default_str()->check(CLI::Range(0.0, 100.0));
   verb->add_option("--seed", options->seed, "Seed of the drawing at a temperature")->capture_default_str();
   add_budget_options(*verb, options->budget);

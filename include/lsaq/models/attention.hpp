@@ -63,7 +63,7 @@ inline void attend_block(const CpuKernels& kernels, const std::byte* keys, const
 
 /// out = softmax(q k^T / sqrt(head size)) v for `tokens` queries at positions first_position onwards, whose keys and values are in the cache already.
 ///
-/// q and out are tokens x (heads x head_size), FP32. Uses some 85 KiB of stack a thread; allocates nothing. Precondition: head_size <= 256.
+/// q and out are tokens x (heads x head_size), FP32. Uses some 100 KiB of stack a thread; allocates nothing. Precondition: head_size <= 256.
 inline void attend(const Config& config, const CpuKernels& kernels, ExecutorRef executor, KvCache& cache, std::size_t layer, std::size_t first_position,
                    std::size_t tokens, const float* q, float* out) noexcept {
   const std::size_t stride = config.q_rows();

@@ -215,10 +215,13 @@ inline Config read_gguf(const ModelSource& model) {
   config.tied = model.find("output.weight") == nullptr;
   config.interleaved_rope = true;
   check_dimensions(model, config); // before the head size sizes the divisors
-  const std::string scaling = file.string_or("llama.rope.scaling.type", "none");
+  // A factor without a type is linear scaling, as in files older than the type's key.
+  const char* factor_key = file.find("llama.rope.scale_linear") != nullptr ? "llama.rope.scale_linear" : "llama.rope.scaling.factor";
+  const double factor = file.float_or(factor_key, 1.0);
+  const std::string scaling = file.string_or("llama.rope.scaling.type", factor != 1.0 && factor != 0.0 ? "linear" : "none");
   if (scaling != "none" && scaling != "linear")
     refuse(model, "rotary scaling \"" + printable(scaling) + "\" is not supported by this decoder; it knows linear and Llama 3's");
-  if (scaling == "linear") config.rope_divisors.assign(config.head_size / 2, static_cast<float>(file.float_at("llama.rope.scaling.factor")));
+  if (scaling == "linear") config.rope_divisors.assign(config.head_size / 2, static_cast<float>(file.float_at(factor_key)));
   if (const TensorInfo* divisors = model.find("rope_freqs.weight"); divisors != nullptr) {
     if (divisors->rows != 1 || divisors->columns != config.head_size / 2)
       refuse(model, "tensor rope_freqs.weight has " + std::to_string(divisors->rows * divisors->columns) + " values, half the head size is " +
@@ -274,6 +277,8 @@ inline Config read_hugging_face(const ModelSource& model) {
   if (activation != "silu") refuse(model, "config.json: hidden_act \"" + printable(activation) + "\" is not supported by this decoder; it computes silu");
   expect_flag(model, "attention_bias", false);
   expect_flag(model, "mlp_bias", false);
+  if (const double share = number_field(model, json, "partial_rotary_factor", 1.0); share != 1.0)
+    refuse(model, "config.json: \"partial_rotary_factor\" is " + std::to_string(share) + "; this decoder rotates whole heads");
   Config config{.name = string_field(model, json, "_name_or_path", "")};
   if (config.name.empty()) config.name = model.path().filename().string();
   config.layers = unsigned_field(model, "num_hidden_layers");

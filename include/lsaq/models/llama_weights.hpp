@@ -75,7 +75,11 @@ private:
       executor_.parallel_for(count, [&](std::size_t row) { model_->read_rows(tensor, first + row, 1, out + row * tensor.columns); });
       model_->drop(tensor); // pages of the file that are resident count as ours
     };
-    return deploy_matrix(device, printable(name), {tensor.rows, tensor.columns}, options, read, executor_);
+    try {
+      return deploy_matrix(device, printable(name), {tensor.rows, tensor.columns}, options, read, executor_);
+    } catch (const BadInput& error) { // knows the tensor, not the file
+      fail<BadInput>(printable_path(model_->path()) + ": " + error.what());
+    }
   }
 
   template <backend Device> FloatMatrix floats(const Device& device, const std::string& name) const {
