@@ -40,7 +40,7 @@ template <unsigned Bits> void expect_run_time_twin(MatrixView view) {
   EXPECT_EQ(packed.bits(), Bits);
   EXPECT_EQ(packed.scale_type(), ScaleType::f16) << "FP16 unless asked otherwise";
   EXPECT_EQ(oracle::bytes_of(packed), oracle::bytes_of(lsaq::quantize<PerChannel>(view, Bits)));
-  const PackedMatrix wide = Quantizer<PerChannel, Bits, ScaleType::f32>{}(view);
+  const PackedMatrix wide = Quantizer<PerChannel, Bits, float>{}(view);
   EXPECT_EQ(oracle::bytes_of(wide), oracle::bytes_of(lsaq::quantize<PerChannel>(view, Bits, ScaleType::f32)));
 }
 
@@ -115,7 +115,7 @@ TEST_P(QuantizerRefusals, TheFirstOfSeveralIsNamed) {
   weights[600 + 20] = GetParam();
   weights[600 + 21] = nan_value;
   weights[600 + 599] = infinity;
-  const auto refused = Quantizer<PerChannel, 8, ScaleType::f32>{}.try_quantize(MatrixView(weights.data(), 2, 600));
+  const auto refused = Quantizer<PerChannel, 8, float>{}.try_quantize(MatrixView(weights.data(), 2, 600));
   ASSERT_FALSE(refused);
   EXPECT_THAT(refused.error().message, AllOf(HasSubstr("row 1, column 20"), HasSubstr("not finite")));
 }
@@ -136,7 +136,7 @@ TEST(Quantizer, ScaleOverflowNamesTheLargestWeight) {
   const std::string message = refusal([&] { Quantizer<PerChannel, 8>{}(MatrixView(weights.data(), 3, 40)); });
   EXPECT_THAT(message, AllOf(HasSubstr("row 2, column 37"), HasSubstr("-8400000"), HasSubstr("scale beyond the range of F16")));
   EXPECT_THAT(message, Not(HasSubstr("\n")));
-  EXPECT_NO_THROW((Quantizer<PerChannel, 8, ScaleType::bf16>{}(MatrixView(weights.data(), 3, 40))));
+  EXPECT_NO_THROW((Quantizer<PerChannel, 8, lsaq::bf16>{}(MatrixView(weights.data(), 3, 40))));
 }
 
 /// Runs the last task first: the first bad row is found after later ones.
@@ -251,6 +251,8 @@ TEST(Dequantize, IsCodeTimesScale) {
       lsaq::dequantize(packed.view(), {out.get(), rows, columns, stride});
       for (std::size_t r = 0; r < rows; ++r) {
         const std::vector<int> codes = oracle::codes_of(packed.view(), r);
+        ASSERT_EQ(lsaq::scale_at(packed.view(), r), oracle::scale_of(packed.view(), r));
+        for (std::size_t c = 0; c < columns; ++c) ASSERT_EQ(lsaq::code_at(packed.view(), r, c), codes[c]) << "row " << r << ", column " << c;
         for (std::size_t c = 0; c < columns; ++c)
           ASSERT_EQ(out[r * stride + c], static_cast<float>(codes[c]) * oracle::scale_of(packed.view(), r)) << "row " << r << ", column " << c;
         for (std::size_t c = columns; c < stride && r + 1 < rows; ++c) ASSERT_TRUE(std::isnan(out[r * stride + c]));

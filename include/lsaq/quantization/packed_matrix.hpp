@@ -14,6 +14,7 @@
 #include <lsaq/half.hpp>
 #include <lsaq/types.hpp>
 
+#include <concepts>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -29,6 +30,15 @@ enum class ScaleType : std::uint8_t { f16, bf16, f32 };
 constexpr std::size_t size_of(ScaleType type) noexcept { return type == ScaleType::f32 ? 4 : 2; }
 
 constexpr std::string_view name_of(ScaleType type) noexcept { return type == ScaleType::f32 ? "F32" : type == ScaleType::f16 ? "F16" : "BF16"; }
+
+/// Types a scale may be stored as.
+template <class S>
+concept scale_storage = std::same_as<S, f16> || std::same_as<S, bf16> || std::same_as<S, float>;
+
+template <scale_storage S>
+inline constexpr ScaleType scale_type_of = std::same_as<S, f16>    ? ScaleType::f16
+                                           : std::same_as<S, bf16> ? ScaleType::bf16
+                                                                   : ScaleType::f32;
 
 inline constexpr unsigned min_bits = 2;
 inline constexpr unsigned max_bits = 8;

@@ -158,33 +158,42 @@ template <granularity_policy Granularity> PackedMatrix quantize(MatrixView view,
   return packed;
 }
 
-/// Quantizes weights of any supported element type to Bits bits with one scale per channel.
-template <class Granularity, unsigned Bits, ScaleType Scale = ScaleType::f16>
+/// Quantizes weights of any supported element type to Bits bits with one scale per channel, stored as Scale: f16, bf16 or float.
+template <class Granularity, unsigned Bits, class Scale = f16>
 requires(Bits >= min_bits && Bits <= max_bits) class Quantizer {
   static_assert(granularity_policy<Granularity>, "lsaq: Quantizer<Granularity, Bits>: Granularity must be PerChannel (docs/policies.md)");
+  static_assert(scale_storage<Scale>, "lsaq: Quantizer<Granularity, Bits, Scale>: Scale must be lsaq::f16, lsaq::bf16 or float (docs/policies.md)");
 
 public:
   static constexpr unsigned bits = Bits;
+  static constexpr ScaleType scale_type = scale_type_of<Scale>;
 
   /// The packed matrix of `view`. Throws InvalidArgument naming row and column where a weight is not finite or its scale overflows; std::bad_alloc.
-  PackedMatrix operator()(MatrixView view, ExecutorRef executor = {}) const { return quantize<Granularity>(view, Bits, Scale, executor); }
+  PackedMatrix operator()(MatrixView view, ExecutorRef executor = {}) const { return quantize<Granularity>(view, Bits, scale_type, executor); }
 
   /// The same without exceptions for weights that can't be quantized.
   Expected<PackedMatrix> try_quantize(MatrixView view, ExecutorRef executor = {}) const {
-    PackedMatrix packed({view.rows, view.columns}, Bits, Scale);
-    const QuantizationFault fault = quantize_rows<Granularity>(view, 0, {view.rows, view.columns}, Bits, Scale, packed.storage(), executor);
-    if (fault) return typename Expected<PackedMatrix>::Failure{message_of(fault, "", Scale)};
+    PackedMatrix packed({view.rows, view.columns}, Bits, scale_type);
+    const QuantizationFault fault = quantize_rows<Granularity>(view, 0, {view.rows, view.columns}, Bits, scale_type, packed.storage(), executor);
+    if (fault) return typename Expected<PackedMatrix>::Failure{message_of(fault, "", scale_type)};
     return packed;
   }
 };
+
+/// Code of one weight; -(2^(bits-1)) is possible in packed bytes but never made by the symmetric rule.
+inline int code_at(PackedView packed, std::size_t row, std::size_t column) noexcept {
+  return static_cast<int>(scalar::unpack_code(packed.codes(row), packed.bits, column)) - (1 << (packed.bits - 1));
+}
+
+/// Scale of one row, widened to FP32.
+inline float scale_at(PackedView packed, std::size_t row) noexcept { return load_scale(packed.scale_data(), packed.scale_type, row); }
 
 /// Writes code x scale as FP32, one row of `out` for each row of `packed`.
 inline void dequantize(PackedView packed, MutableMatrixView out) {
   if (out.rows != packed.rows || out.columns != packed.columns) fail<InvalidArgument>("dequantize: the output's shape is not the packed matrix's");
   for (std::size_t r = 0; r < packed.rows; ++r) {
-    const float scale = load_scale(packed.scale_data(), packed.scale_type, r);
-    for (std::size_t c = 0; c < packed.columns; ++c)
-      out.row(r)[c] = scalar::weight_at(packed.codes(r), {.element = ElementType::f32, .bits = packed.bits}, c) * scale;
+    const float scale = scale_at(packed, r);
+    for (std::size_t c = 0; c < packed.columns; ++c) out.row(r)[c] = static_cast<float>(code_at(packed, r, c)) * scale;
   }
 }
 
