@@ -86,7 +86,7 @@ private:
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
 /// Throws E(arguments...), or prints the message and aborts where exceptions are disabled. Cold: callers stay small.
-template <class E, class... Rest> [[noreturn, gnu::cold, gnu::noinline]] void fail(const std::string& message, Rest... rest) {
+template <class E, class... Rest> [[noreturn, gnu::cold, gnu::noinline]] void fail(const std::string& message, [[maybe_unused]] Rest... rest) {
 #if LSAQ_EXCEPTIONS
   throw E(message, rest...);
 #else
