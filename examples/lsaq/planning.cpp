@@ -76,15 +76,18 @@ lsaq::MemoryBudget make_budget(const BudgetOptions& options, const lsaq::llama::
   return budget;
 }
 
+void fail_infeasible(const std::string& what, lsaq::Bytes needed, lsaq::Bytes available) {
+  const lsaq::Bytes missing = needed - available;
+  lsaq::fail<lsaq::Infeasible>(fmt::format("does not fit: {} needs {} ({} bytes), {} are available: {} ({} bytes) are missing", what,
+                                           lsaq::format_bytes(needed), needed, lsaq::format_bytes(available), lsaq::format_bytes(missing), missing),
+                               missing);
+}
+
 lsaq::PlanFile make_plan(const lsaq::Importance& importance, const lsaq::llama::Config& config, const lsaq::MemoryBudget& budget, std::size_t context) {
   const lsaq::Planner<lsaq::Budget> planner(budget);
   lsaq::Expected<lsaq::Plan> plan = planner.try_plan(importance, lsaq::llama::model_shape(config));
   if (!plan && plan.error().missing != 0) {
-    const lsaq::Bytes missing = plan.error().missing;
-    lsaq::fail<lsaq::Infeasible>(fmt::format("does not fit: the smallest plan (INT4 layers) needs {} ({} bytes), {} are available: {} ({} bytes) are missing",
-                                             lsaq::format_bytes(budget.memory + missing), budget.memory + missing, lsaq::format_bytes(budget.memory),
-                                             lsaq::format_bytes(missing), missing),
-                                 missing);
+    fail_infeasible("the smallest plan (INT4 layers)", budget.memory + plan.error().missing, budget.memory);
   }
   if (!plan) lsaq::fail<lsaq::InvalidArgument>(plan.error().message);
   lsaq::PlanFile file{.plan = std::move(plan.value()), .model = config.name};

@@ -24,6 +24,9 @@ lsaq::Bytes bytes_option(const char* option, const std::string& text);
 /// The budget for `shape` and `memory` bytes; context 0 leaves KV cache and activations to the reserve.
 lsaq::MemoryBudget make_budget(const BudgetOptions& options, const lsaq::llama::Config& config, lsaq::Bytes memory, std::size_t context);
 
+/// Throws Infeasible: `what` needs more bytes than are available, in units people read and to the byte.
+[[noreturn]] void fail_infeasible(const std::string& what, lsaq::Bytes needed, lsaq::Bytes available);
+
 /// The plan by the paper's rule. Throws Infeasible with a sentence in units people read.
 lsaq::PlanFile make_plan(const lsaq::Importance& importance, const lsaq::llama::Config& config, const lsaq::MemoryBudget& budget, std::size_t context);
 

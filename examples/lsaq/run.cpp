@@ -126,11 +126,7 @@ void run(Options options, const Global& global) {
     bytes.reserve = budget.reserve.value_or(0);
     bytes.total += bytes.kv_cache + bytes.activations + bytes.reserve;
     bytes.memory = chosen.free_bytes;
-    if (bytes.total > bytes.memory)
-      lsaq::fail<lsaq::Infeasible>(fmt::format("does not fit: the plan of {} needs {} ({} bytes), {} are available: {} ({} bytes) are missing",
-                                               lsaq::printable(options.plan_file), lsaq::format_bytes(bytes.total), bytes.total,
-                                               lsaq::format_bytes(bytes.memory), lsaq::format_bytes(bytes.total - bytes.memory), bytes.total - bytes.memory),
-                                   bytes.total - bytes.memory);
+    if (bytes.total > bytes.memory) fail_infeasible("the plan of " + lsaq::printable(options.plan_file), bytes.total, bytes.memory);
   } else {
     const lsaq::MemoryBudget now = make_budget(options.budget, model.config, chosen.free_bytes, options.context);
     lsaq::Importance any;
