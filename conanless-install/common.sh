@@ -11,8 +11,9 @@ export LC_ALL
 PATH=$PATH:/usr/sbin:/sbin # dpkg needs ldconfig, which su without - leaves out of PATH
 export PATH
 
-# What the library, the command and their tests are built with; `wanted_tools` adds compiler, CMake and make where none is there.
-build_packages="libeigen3-dev libfmt-dev libcli11-dev nlohmann-json3-dev libicu-dev libsentencepiece-dev libssl-dev libgtest-dev libgmock-dev python3 python3-pip ca-certificates"
+# What the library, the command and their tests are built with; `wanted_tools` adds compiler, CMake and make where none is there, and gnuplot, which the
+# command runs for --plot.
+build_packages="libeigen3-dev libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libicu-dev libsentencepiece-dev libssl-dev libgtest-dev libgmock-dev python3 python3-pip ca-certificates"
 # What the whole test run needs besides: the reference implementation and the pkg-config consumer.
 test_packages="libbenchmark-dev python3-venv pkgconf"
 # Not in every release, and the tests that need it are skipped without it.
@@ -69,6 +70,7 @@ wanted_tools() {
   if [ -z "${CXX:-}" ] && ! have c++ && ! have g++ && ! have clang++; then echo g++; fi
   if ! cmake_fits; then echo cmake; fi
   if ! have make && [ -z "${CMAKE_GENERATOR:-}" ]; then echo make; fi
+  if ! have gnuplot; then echo gnuplot-nox; fi
 }
 
 # Those of the named packages that are not installed, one line of words.
@@ -105,7 +107,8 @@ have_lists() { find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' 2>/dev/nu
 install_packages() {
   if ! have dpkg-query || ! have apt-get; then
     say "$(system_name) has no apt-get, so nothing is installed here. Needed: a C++20 compiler (GCC 12, Clang 14 or newer), CMake 3.23 or newer, make," \
-      "Eigen 3.4, fmt 9, CLI11, nlohmann-json, ICU, SentencePiece, OpenSSL, GoogleTest, Python 3 with pip. CMake names what it can't find."
+      "Eigen 3.4, fmt 9, CLI11, toml++, nlohmann-json, ICU, SentencePiece, OpenSSL, GoogleTest, Python 3 with pip; for pictures gnuplot. CMake names what" \
+      "it can't find."
     return 3
   fi
   wanted="$(wanted_tools) $build_packages"

@@ -11,20 +11,20 @@ struct RelativeStep {
 
   struct Options {};
 
-  template <class Device> static void score(const Options&, const lsaq::WindowStates& window, const Device&, std::span<double> scores) {
-    for (std::size_t layer = 0; layer < window.layers; ++layer) {
-      scores[layer] = 0;
-      for (std::size_t p = 0; p < window.positions; ++p) {
-        const float* in = window.at(layer, p);
-        const float* out = window.at(layer + 1, p);
-        double step = 0, length = 0;
-        for (std::size_t i = 0; i < window.states.columns; ++i) {
-          step += std::pow(double{out[i]} - in[i], 2);
-          length += std::pow(double{in[i]}, 2);
-        }
-        scores[layer] += std::sqrt(step / length) / static_cast<double>(window.positions);
+  /// The states before and after a layer: FP32, one row for each position of a calibration text.
+  static double score(const Options&, lsaq::MatrixView entering, lsaq::MatrixView leaving) {
+    double sum = 0;
+    for (std::size_t p = 0; p < entering.rows; ++p) {
+      const auto* in = reinterpret_cast<const float*>(entering.row(p));
+      const auto* out = reinterpret_cast<const float*>(leaving.row(p));
+      double step = 0, length = 0;
+      for (std::size_t i = 0; i < entering.columns; ++i) {
+        step += std::pow(double{out[i]} - in[i], 2);
+        length += std::pow(double{in[i]}, 2);
       }
+      sum += std::sqrt(step / length);
     }
+    return sum / static_cast<double>(entering.rows);
   }
 };
 

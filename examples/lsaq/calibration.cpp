@@ -7,12 +7,15 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include <random>
+
 namespace command {
 
 void add_calibration_options(CLI::App& verb, CalibrationOptions& options) {
   CLI::Option* text = verb.add_option("--text", options.text_file, "Text to calibrate on (default: a text that comes with the program)");
   verb.add_option("--token-ids", options.token_ids_file, "Token ids to calibrate on: a JSON array of arrays, each a window")->excludes(text);
   verb.add_option("--windows", options.windows, "Windows to average over")->capture_default_str()->check(CLI::Range(1, 1 << 20));
+  verb.add_option("--seed", options.seed, "Draw windows and sampled positions at random by this number (default: the first windows of the text)");
   verb.add_option("--window-length", options.window_length, "Tokens of a window")->capture_default_str()->check(CLI::Range(1, 1 << 20));
 }
 
@@ -54,7 +57,12 @@ Windows calibration_windows(const Model& model, const CalibrationOptions& option
     lsaq::fail<lsaq::BadInput>(fmt::format("{}: {} tokens do not fill one window of {}; give a longer text or a smaller --window-length", origin, tokens.size(),
                                            options.window_length));
   if (whole < options.windows) note(fmt::format("note: {} gives {} windows of {} tokens, not {}", origin, whole, options.window_length, options.windows));
-  return cut_windows(tokens, options.window_length, options.windows);
+  if (!options.seed) return cut_windows(tokens, options.window_length, options.windows);
+  Windows all = cut_windows(tokens, options.window_length, whole);
+  std::mt19937_64 random(*options.seed);
+  for (std::size_t i = 0; i < std::min(options.windows, whole); ++i) std::swap(all[i], all[i + random() % (whole - i)]);
+  all.resize(std::min(options.windows, whole));
+  return all;
 }
 
 } // namespace command

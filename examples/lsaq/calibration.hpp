@@ -5,7 +5,9 @@
 
 #include <lsaq/types.hpp>
 
+#include <optional>
 #include <vector>
+
 namespace command {
 
 /// Token ids of windows; each is a sequence of its own.
@@ -17,6 +19,7 @@ struct CalibrationOptions {
   std::string token_ids_file; ///< --token-ids; used instead of text if set
   std::size_t windows = 32;
   std::size_t window_length = 128;
+  std::optional<std::uint64_t> seed; ///< --seed: windows are drawn at random from the text; unset: the first ones
 };
 
 void add_calibration_options(CLI::App& verb, CalibrationOptions& options);
@@ -27,7 +30,8 @@ Windows cut_windows(const std::vector<lsaq::TokenId>& tokens, std::size_t length
 /// A file with a JSON array of arrays of ids, each a window. Throws BadInput naming the window.
 Windows read_token_ids(const std::filesystem::path& path, const lsaq::llama::Config& config);
 
-/// Consecutive windows of the chosen text, tokenized without special tokens, or those of the file of ids. Throws BadInput, InvalidArgument.
+/// Windows of the chosen text, the first ones or drawn by the seed, tokenized without special tokens; or those of the file of ids. Throws BadInput,
+/// InvalidArgument.
 Windows calibration_windows(const Model& model, const CalibrationOptions& options);
 
 } // namespace command

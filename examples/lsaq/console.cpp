@@ -60,6 +60,11 @@ Progress::~Progress() {
   if (shown_) fmt::print(stderr, "\r\x1b[K");
 }
 
+void Progress::set(std::size_t done, std::size_t total) {
+  total_ = total;
+  set(done);
+}
+
 void Progress::set(std::size_t done) {
   if (isatty(STDERR_FILENO) == 0) return;
   fmt::print(stderr, "\r\x1b[K{} {}/{}", what_, done, total_);

@@ -50,6 +50,7 @@ public:
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
   void set(std::size_t done);
+  void set(std::size_t done, std::size_t total);
 
 private:
   std::string what_;
@@ -72,5 +73,6 @@ void add_importance(CLI::App& app, Global& global);
 void add_plan(CLI::App& app, Global& global);
 void add_run(CLI::App& app, Global& global);
 void add_eval(CLI::App& app, Global& global);
+void add_compare(CLI::App& app, Global& global);
 
 } // namespace command

@@ -31,9 +31,9 @@ lsaq::PlanBytes DeployedModel::allocated() const {
 
 std::span<const float> DeployedModel::forward(std::span<const lsaq::TokenId> tokens) { return decoder_.forward(tokens); }
 
-llama::Likelihood DeployedModel::likelihood(std::span<const lsaq::TokenId> window) {
+llama::Likelihood DeployedModel::likelihood(const llama::ScoredWindow& window) {
   block_logits_.resize(llama::prefill_block * model_->config.vocabulary);
-  return llama::window_likelihood(decoder_, model_->config, device_, window, block_logits_);
+  return llama::window_likelihood(decoder_, model_->config, device_, window.tokens, block_logits_, window.first_scored);
 }
 
 } // namespace command

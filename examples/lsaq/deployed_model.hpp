@@ -24,8 +24,8 @@ public:
   lsaq::PlanBytes allocated() const;
   /// Appends tokens, gives the logits of the next one.
   std::span<const float> forward(std::span<const lsaq::TokenId> tokens);
-  /// Scores all tokens of a window but its first, from an empty context.
-  lsaq::llama::Likelihood likelihood(std::span<const lsaq::TokenId> window);
+  /// Scores a window, from an empty context.
+  lsaq::llama::Likelihood likelihood(const lsaq::llama::ScoredWindow& window);
 
 private:
   const Model* model_;

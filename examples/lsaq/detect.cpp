@@ -1,12 +1,15 @@
 #include "detect.hpp"
+#include "error_metrics.hpp"
+#include "state_metrics.hpp"
 
 #include <lsaq/formats/importance_file.hpp>
 #include <lsaq/importance/metric.hpp>
-
-#include <lsaq/models/layerwise.hpp>
+#include <lsaq/importance/order_confidence.hpp>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+
+#include <charconv>
 
 namespace command {
 
@@ -14,127 +17,231 @@ namespace {
 
 namespace llama = lsaq::llama;
 
-/// Everything the result depends on; its hash names the file in the cache.
-std::string cache_key(const Model& model, const DetectOptions& options, const Windows& windows) {
-  nlohmann::json key{{"schema", "lsaq.importance/1"}, {"model", model_sha256(model.source)}, {"metric", options.metric}};
-  if (options.metric != "outlier") {
-    key["windows"] = windows;
-    key["norm"] = options.norm;
+/// Windows measured between two looks at whether the order is stable.
+constexpr std::size_t batch = 8;
+
+bool has_token_sets(const std::string& metric) { return metric == "jaccard" || metric == "ranked"; }
+bool is_error_metric(const std::string& metric) { return metric == "error" || metric == "error-nll" || metric == "output-error"; }
+
+/// One result that was asked for.
+struct Request {
+  std::string metric;
+  std::size_t top_k = 0;
+  std::string cache_name = {};
+  std::optional<Detected> found = {};
+};
+
+/// Everything a result depends on; its hash names the file in the cache.
+nlohmann::json cache_key(const Model& model, const DetectOptions& options, const Windows& windows, const std::string& metric, std::size_t top_k) {
+  nlohmann::json key{{"schema", "lsaq.importance/1"}, {"model", model_sha256(model.source)}, {"metric", metric}};
+  if (metric == "outlier") {
+    key["sigmas"] = options.sigmas;
+    key["outliers"] = options.outliers;
+    return key;
   }
-  if (options.metric == "jaccard") {
-    key["top_k"] = options.top_k;
+  key["windows"] = windows;
+  key["until_stable"] = options.until_stable;
+  if (is_error_metric(metric)) {
+    key["bits"] = options.error_bits;
+    return key;
+  }
+  key["norm"] = options.norm;
+  key["positions"] = options.positions;
+  if (options.positions.starts_with("sampled:")) key["seed"] = options.calibration.seed.value_or(1);
+  if (has_token_sets(metric)) {
+    key["top_k"] = top_k;
     key["head"] = options.head;
   }
-  return sha256(key.dump());
+  return key;
 }
 
-/// Runs all windows through the model and hands the last position's state at every boundary to `observe(window, boundary, state)`.
-template <class Observe>
-void observe_last_states(const Model& model, const llama::WeightLoader& loader, const llama::OuterWeights& outer, const DetectOptions& options,
-                         const Device& device, const Windows& windows, Observe&& observe) {
-  Progress progress("importance: layer", model.config.layers);
-  std::vector<float> normed(model.config.hidden), gain(model.config.hidden);
-  llama::run_layerwise(
-      model.config, loader, outer, device, windows,
-      [&](std::size_t boundary, std::size_t window, lsaq::MatrixView states) {
-        check_interrupt();
-        lsaq::MatrixView last = states.slice(states.rows - 1, 1);
-        if (options.norm == "final") {
-          llama::rms_norm(model.config, device.kernels(), outer.final_norm, static_cast<const float*>(last.data), 1, gain, normed.data());
-          last = lsaq::MatrixView(normed.data(), 1, normed.size());
-        }
-        observe(window, boundary, last);
-      },
-      [&](std::size_t layer, const llama::LayerWeights&) { progress.set(layer + 1); });
+std::optional<Detected> read_result(const std::string& name, std::size_t layers, std::size_t top_k) {
+  const std::optional<std::string> text = read_cached("importance", name);
+  if (!text) return std::nullopt;
+  try {
+    const nlohmann::json json = lsaq::parse_json(*text, name);
+    lsaq::Importance known = lsaq::importance_from_json(json, name);
+    if (known.scores.size() == layers) return Detected{std::move(known), true, 0, top_k, json.value("stable", false)};
+  } catch (const std::exception&) {
+  } // a damaged cache entry is measured again
+  return std::nullopt;
 }
 
-template <class Policy>
-lsaq::Importance from_states(const Model& model, const DetectOptions& options, const Device& device, const Windows& windows, typename Policy::Options policy,
-                             const llama::WeightLoader& loader, const llama::OuterWeights& outer) {
-  lsaq::ImportanceMetric<Policy> metric(model.config.layers, policy);
-  std::vector<lsaq::ImportanceWindow> open(windows.size(), metric.begin_window());
-  observe_last_states(model, loader, outer, options, device, windows,
-                      [&](std::size_t window, std::size_t boundary, lsaq::MatrixView state) { open[window].observe(boundary, state); });
-  for (lsaq::ImportanceWindow& window : open) {
-    check_interrupt();
-    metric.end_window(window, device);
+/// The result whose windows x layers scores these are; a metric of weights has one row and no windows.
+lsaq::Importance importance_of(const std::string& metric, std::size_t layers, const std::vector<double>& scores) {
+  lsaq::ImportanceMetric<lsaq::Cosine> statistics(layers); // any policy: means and standard errors are the same
+  statistics.add_window_scores(scores);
+  lsaq::Importance importance = statistics.importance();
+  importance.metric = metric;
+  if (metric == "outlier") {
+    importance.windows = 0;
+    importance.window_scores.clear();
   }
-  return metric.importance();
+  return importance;
 }
 
-lsaq::Importance from_weights(const Model& model, const Device& device, const llama::WeightLoader& loader) {
-  lsaq::ImportanceMetric<lsaq::WeightOutliers> metric(model.config.layers);
-  Progress progress("importance: layer", model.config.layers);
-  for (std::size_t layer = 0; layer < model.config.layers; ++layer) {
-    check_interrupt();
-    const llama::LayerWeights weights = loader.layer(device, layer, [](std::string_view) { return 16u; });
-    std::vector<lsaq::MatrixView> linears;
-    for (const lsaq::DeployedMatrix& linear : weights.linears) linears.push_back(linear.floats()->view());
-    metric.observe_weights(layer, linears);
-    progress.set(layer + 1);
+/// Measures the requests that were not found, batch by batch if that may be enough, and fills them in.
+void measure(const Model& model, const DetectOptions& options, const Device& device, const Windows& windows, const std::vector<Request*>& missing) {
+  const std::size_t layers = model.config.layers;
+  std::vector<MetricRequest> grouped; // one a metric, with all its sizes
+  for (const Request* request : missing) {
+    if (grouped.empty() || grouped.back().metric != request->metric) grouped.push_back({request->metric, {}});
+    if (request->top_k != 0) grouped.back().top_k.push_back(request->top_k);
   }
-  return metric.importance();
+  const bool errors = is_error_metric(grouped.front().metric);
+  llama::WeightLoader loader(model.source, model.config, device.executor());
+  if (!errors) loader.keep_as_stored();
+  const llama::OuterWeights outer = loader.outer(device);
+  std::string key;
+  for (const Request* request : missing) key += request->cache_name;
+
+  std::vector<std::vector<double>> scores(missing.size());
+  std::vector<lsaq::StableOrder> orders(missing.size(), lsaq::StableOrder(layers));
+  bool stable = false;
+  const std::size_t step = options.until_stable ? batch : std::max<std::size_t>(1, windows.size());
+  for (std::size_t first = 0; first == 0 || (first < windows.size() && !stable); first += step) {
+    const Windows some(windows.begin() + static_cast<std::ptrdiff_t>(first),
+                       windows.begin() + static_cast<std::ptrdiff_t>(std::min(first + step, windows.size())));
+    const std::vector<MetricScores> measured =
+        errors ? measure_errors(model, loader, outer, device, some, options, grouped)
+               : measure_states(model, loader, outer, device, some, options, grouped, fmt::format("{} from {}", key, first));
+    std::size_t i = 0;
+    stable = options.until_stable;
+    for (const MetricScores& metric : measured)
+      for (const std::vector<double>& result : metric) {
+        scores[i].insert(scores[i].end(), result.begin(), result.end());
+        if (options.until_stable && missing[i]->metric != "outlier") stable = orders[i].add(result) && stable;
+        ++i;
+      }
+  }
+  for (std::size_t i = 0; i < missing.size(); ++i)
+    missing[i]->found = Detected{importance_of(missing[i]->metric, layers, scores[i]), false, 0, missing[i]->top_k, stable};
+}
+
+void check_positions(const std::string& positions) {
+  if (positions == "last" || positions == "all") return;
+  std::size_t count = 0;
+  const char* const end = positions.data() + positions.size();
+  if (positions.starts_with("sampled:")) {
+    const auto [rest, error] = std::from_chars(positions.data() + 8, end, count);
+    if (error == std::errc() && rest == end && count != 0 && count <= std::size_t{1} << 20) return;
+  }
+  lsaq::fail<lsaq::InvalidArgument>(
+      fmt::format("--positions: \"{}\" is none of last, all and sampled:N, for example sampled:8", lsaq::printable(positions, 40)));
 }
 
 } // namespace
 
+const std::vector<std::string>& metric_names() {
+  static const std::vector<std::string> names{"jaccard", "ranked", "cosine", "outlier", "error", "error-nll", "output-error"};
+  return names;
+}
+
 void add_detect_options(CLI::App& verb, DetectOptions& options) {
-  verb.add_option("--metric", options.metric, "jaccard (token sets), cosine (states) or outlier (weights)")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"jaccard", "cosine", "outlier"}));
-  verb.add_option("--top-k", options.top_k, "Size of the token sets")->capture_default_str()->check(CLI::Range(1, 1 << 20));
+  verb.add_option("--metric", options.metrics,
+                  "One or more of: jaccard (token sets), ranked (token sets at every depth), cosine (states), outlier (weights), error (KL divergence "
+                  "with just this layer quantized), error-nll, output-error (of the layer itself)")
+      ->delimiter(',')
+      ->default_str("jaccard")
+      ->check(CLI::IsMember(metric_names()));
+  verb.add_option("--top-k", options.top_k, "Sizes of the token sets, for example 10,50,200; each gives a result")
+      ->delimiter(',')
+      ->default_str("50")
+      ->check(CLI::Range(1, 1 << 20));
+  verb.add_option("--positions", options.positions, "States to compare: last, all, or sampled:N of each window")->capture_default_str();
   verb.add_option("--norm", options.norm, "raw states, or after the model's final norm")->capture_default_str()->check(CLI::IsMember({"raw", "final"}));
   verb.add_option("--head", options.head, "Project on the embedding or on the output head")
       ->capture_default_str()
       ->check(CLI::IsMember({"embedding", "output"}));
+  verb.add_option("--sigmas", options.sigmas, "Standard deviations beyond which a weight is an outlier")->capture_default_str()->check(CLI::Range(0.0, 1000.0));
+  verb.add_option("--outliers", options.outliers, "Layers with more, or with fewer outliers are important")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"more", "fewer"}));
+  verb.add_option("--error-bits", options.error_bits, "Bits at which the error metrics quantize a layer")->capture_default_str()->check(CLI::Range(2, 8));
   add_calibration_options(verb, options.calibration);
+  verb.add_flag("--until-stable", options.until_stable, "Stop before --windows when more would hardly change which layers are least important");
   verb.add_flag("--no-cache", options.no_cache, "Measure even if the result is in the cache");
 }
 
-Detected detect_importance(const Model& model, const DetectOptions& options, const Device& device, TokenSets* token_sets) {
-  const Stopwatch watch;
-  const Windows windows = options.metric == "outlier" ? Windows{} : calibration_windows(model, options.calibration);
-  const std::string name = cache_key(model, options, windows) + ".json";
-  if (!options.no_cache && token_sets == nullptr) {
-    if (const std::optional<std::string> text = read_cached("importance", name)) {
-      try {
-        lsaq::Importance known = lsaq::importance_from_json(lsaq::parse_json(*text, name), name);
-        if (known.scores.size() == model.config.layers) return {std::move(known), true, watch.seconds()};
-      } catch (const lsaq::BadInput&) {
-      } // a damaged cache entry is measured again
+std::vector<Detected> detect_all(const Model& model, const DetectOptions& options, const Device& device, TokenSets* token_sets) {
+  check_positions(options.positions);
+  std::vector<Request> requests;
+  bool needs_windows = token_sets != nullptr;
+  for (const std::string& metric : options.metrics) {
+    needs_windows = needs_windows || metric != "outlier";
+    if (has_token_sets(metric))
+      for (const std::size_t k : options.top_k) requests.push_back({metric, k});
+    else
+      requests.push_back({metric});
+  }
+  const Windows windows = needs_windows ? calibration_windows(model, options.calibration) : Windows{};
+
+  std::vector<Request*> states, errors;
+  for (Request& request : requests) {
+    request.cache_name = sha256(cache_key(model, options, windows, request.metric, request.top_k).dump()) + ".json";
+    if (!options.no_cache) request.found = read_result(request.cache_name, model.config.layers, request.top_k);
+    if (!request.found) (is_error_metric(request.metric) ? errors : states).push_back(&request);
+  }
+  for (const std::vector<Request*>& missing : {states, errors}) {
+    if (missing.empty()) continue;
+    const Stopwatch watch;
+    measure(model, options, device, windows, missing);
+    for (Request* request : missing) {
+      request->found->seconds = watch.seconds();
+      write_cached("importance", request->cache_name, detected_to_json(*request->found, model, options).dump(2) + "\n");
     }
   }
-  llama::WeightLoader loader(model.source, model.config, device.executor());
-  loader.keep_as_stored();
-  Detected found;
-  if (options.metric == "outlier") {
-    found.importance = from_weights(model, device, loader);
-  } else {
+
+  if (token_sets != nullptr) {
+    const llama::WeightLoader loader = llama::WeightLoader(model.source, model.config, device.executor()).keep_as_stored();
     const llama::OuterWeights outer = loader.outer(device);
-    const lsaq::MatrixView projection = options.head == "output" ? outer.head() : outer.embedding.view();
-    if (options.metric == "jaccard" && options.top_k > projection.rows)
-      lsaq::fail<lsaq::InvalidArgument>(fmt::format("--top-k {}: the model's vocabulary has {} tokens", options.top_k, projection.rows));
-    if (options.metric == "cosine") {
-      found.importance = from_states<lsaq::Cosine>(model, options, device, windows, {}, loader, outer);
-    } else {
-      found.importance = from_states<lsaq::Jaccard>(model, options, device, windows, {.embedding = projection, .top_k = options.top_k}, loader, outer);
-    }
-    if (token_sets != nullptr) {
-      token_sets->assign(model.config.layers + 1, std::vector<lsaq::ScoredToken>(options.top_k));
-      observe_last_states(model, loader, outer, options, device, {windows.front()}, [&](std::size_t, std::size_t boundary, lsaq::MatrixView state) {
-        device.top_tokens(state, projection, options.top_k, (*token_sets)[boundary]);
-      });
-    }
+    const std::size_t k = *std::max_element(options.top_k.begin(), options.top_k.end());
+    token_sets->assign(model.config.layers + 1, std::vector<lsaq::ScoredToken>(k));
+    std::vector<float> normed(model.config.hidden), gain(model.config.hidden);
+    const auto project = [&](std::size_t boundary, std::size_t, lsaq::MatrixView states_of_window) {
+      lsaq::MatrixView last = states_of_window.slice(states_of_window.rows - 1, 1);
+      if (options.norm == "final") {
+        llama::rms_norm(model.config, device.kernels(), outer.final_norm, static_cast<const float*>(last.data), 1, gain, normed.data());
+        last = lsaq::MatrixView(normed.data(), 1, normed.size());
+      }
+      device.top_tokens(last, options.head == "output" ? outer.head() : outer.embedding.view(), k, (*token_sets)[boundary]);
+    };
+    llama::run_layerwise(model.config, loader, outer, device, {windows.front()}, project, [](std::size_t, const llama::LayerWeights&) { check_interrupt(); });
   }
-  const nlohmann::json json = lsaq::importance_to_json(found.importance, model.config.name, options.metric == "jaccard" ? options.top_k : 0);
-  write_cached("importance", name, json.dump(2) + "\n");
-  found.seconds = watch.seconds();
-  return found;
+  std::vector<Detected> results;
+  for (Request& request : requests) results.push_back(std::move(*request.found));
+  return results;
+}
+
+Detected detect_importance(const Model& model, const DetectOptions& options, const Device& device) {
+  std::vector<Detected> found = detect_all(model, options, device);
+  if (found.size() != 1) lsaq::fail<lsaq::InvalidArgument>("one metric with one --top-k is wanted here");
+  return std::move(found.front());
+}
+
+nlohmann::json detected_to_json(const Detected& found, const Model& model, const DetectOptions& options) {
+  nlohmann::json json = lsaq::importance_to_json(found.importance, model.config.name, found.top_k);
+  const std::string& metric = found.importance.metric;
+  if (metric == "outlier") {
+    json["sigmas"] = options.sigmas;
+    json["outliers"] = options.outliers;
+  } else if (is_error_metric(metric)) {
+    json["error_bits"] = options.error_bits;
+  } else {
+    json["positions"] = options.positions;
+    json["norm"] = options.norm;
+    if (has_token_sets(metric)) json["head"] = options.head;
+  }
+  if (options.until_stable) json["stable"] = found.stable;
+  return json;
 }
 
 lsaq::Importance read_importance(const std::filesystem::path& path, std::size_t layers) {
   const std::string name = lsaq::printable_path(path);
-  lsaq::Importance importance = lsaq::importance_from_json(lsaq::parse_json(read_file(path), name), name);
+  const nlohmann::json json = lsaq::parse_json(read_file(path), name);
+  if (json.is_object() && json.value("schema", nlohmann::json()) == "lsaq.importance_set/1")
+    lsaq::fail<lsaq::BadInput>(name + ": holds several results; a plan is made from one: measure with one --metric and one --top-k");
+  lsaq::Importance importance = lsaq::importance_from_json(json, name);
   if (importance.scores.size() != layers)
     lsaq::fail<lsaq::BadInput>(fmt::format("{}: importance of {} layers, the model has {}", name, importance.scores.size(), layers));
   return importance;

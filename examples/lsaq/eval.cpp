@@ -1,8 +1,10 @@
-// lsaq eval: perplexity of a model deployed by a plan, or with all layers at the same bits.
+// lsaq eval: perplexity of a model deployed by a plan, or with all layers at the same bits; and how far it is from the unquantized model.
 #include "deployed_model.hpp"
+#include "evaluation_windows.hpp"
 #include "planning.hpp"
-#include "tokens.hpp"
 
+#include <lsaq/models/evaluation_statistics.hpp>
+#include <lsaq/models/plan_evaluation.hpp>
 #include <lsaq/report.hpp>
 #include <lsaq/thread_pool.hpp>
 
@@ -15,99 +17,134 @@ namespace command {
 
 namespace {
 
+namespace llama = lsaq::llama;
+
 struct Options {
   std::string model;
   std::string plan_file;
   unsigned bits = 16;
-  std::string text_file;
-  std::string token_ids_file;
-  std::optional<std::size_t> context;
-  std::size_t windows = 0;
+  EvaluationText text;
+  std::string protocol = "every";
+  bool divergence = false;
 };
 
-/// Consecutive windows of `context` tokens; a rest that fills no window is left out, unless there is nothing else.
-Windows evaluation_windows(const Model& model, const Options& options) {
-  Windows windows;
-  if (!options.token_ids_file.empty()) {
-    windows = read_token_ids(options.token_ids_file, model.config);
-  } else {
-    const std::vector<lsaq::TokenId> tokens = Tokens(model.source).plain(read_file(options.text_file));
-    if (tokens.size() < 2) lsaq::fail<lsaq::BadInput>(lsaq::printable(options.text_file) + ": a text of at least two tokens is wanted");
-    windows = cut_windows(tokens, std::min(context_of(model.config, options.context, 512), tokens.size()), tokens.size());
-  }
-  if (options.windows != 0 && windows.size() > options.windows) windows.resize(options.windows);
-  return windows;
+lsaq::Plan wanted_plan(const Options& options, const Model& model) {
+  if (!options.plan_file.empty()) return read_plan(options.plan_file, model).plan;
+  lsaq::Plan plan{.bits = std::vector<unsigned>(model.config.layers, options.bits)};
+  plan.average_bits = options.bits;
+  return plan;
 }
 
-void evaluate(const Options& options, const Global& global) {
-  if (options.text_file.empty() == options.token_ids_file.empty())
+/// Likelihoods by the decoder that would be deployed.
+std::vector<llama::WindowScore> score_deployed(const Model& model, const lsaq::Plan& plan, const Device& device, const EvaluationWindows& text) {
+  DeployedModel deployed(model, plan, device, text.longest);
+  std::vector<llama::WindowScore> scores;
+  Progress progress("perplexity: window", text.windows.size());
+  for (const llama::ScoredWindow& window : text.windows) {
+    check_interrupt();
+    const llama::Likelihood one = deployed.likelihood(window);
+    scores.push_back({.nll = one.nll, .tokens = one.tokens});
+    progress.set(scores.size());
+  }
+  return scores;
+}
+
+/// The plan beside the unquantized model, layer by layer.
+llama::PlanScores score_beside_reference(const Model& model, const lsaq::Plan& plan, const Device& device, const EvaluationWindows& text) {
+  const llama::WeightLoader loader(model.source, model.config, device.executor());
+  const llama::OuterWeights outer = loader.outer(device);
+  std::optional<Progress> progress;
+  return llama::evaluate_plans(
+      model.config, loader, outer, device, text.windows, std::span(&plan, 1), {}, [](std::size_t, const llama::PlanScores&) {},
+      [&](std::size_t done, std::size_t steps) {
+        check_interrupt();
+        if (!progress) progress.emplace("perplexity and divergence: step", steps);
+        progress->set(done);
+      });
+}
+
+std::string with_error(const llama::Estimate& estimate, int digits) {
+  return std::isnan(estimate.error) ? fmt::format("{:.{}f}", estimate.mean, digits)
+                                    : fmt::format("{:.{}f} +- {:.{}f}", estimate.mean, digits, estimate.error, digits);
+}
+
+void evaluate(Options options, const Global& global) {
+  if (options.text.text_file.empty() == options.text.token_ids_file.empty())
     lsaq::fail<lsaq::InvalidArgument>("eval needs either --perplexity FILE (a text) or --token-ids FILE (a JSON array of arrays of ids)");
   if (options.bits != 16 && (options.bits < lsaq::min_bits || options.bits > lsaq::max_bits))
     lsaq::fail<lsaq::InvalidArgument>(fmt::format("--bits {}: 16 and 2 to 8 are possible", options.bits));
+  options.text.protocol = *protocol_named(options.protocol);
+  if (options.text.stride && options.text.protocol != llama::Protocol::strided) lsaq::fail<lsaq::InvalidArgument>("--stride belongs to --protocol strided");
   const Model model(options.model);
-  if (options.context) check_context(model.config, *options.context);
-  lsaq::Plan plan;
-  if (options.plan_file.empty()) {
-    plan.bits.assign(model.config.layers, options.bits);
-    plan.average_bits = options.bits;
-  } else {
-    plan = read_plan(options.plan_file, model).plan;
-  }
-  const Windows windows = evaluation_windows(model, options);
-  std::size_t longest = 0;
-  for (const auto& window : windows) longest = std::max(longest, window.size());
-  if (longest < 2) lsaq::fail<lsaq::BadInput>(lsaq::printable_path(options.token_ids_file) + ": no window has two tokens: there is nothing to score");
-  if (longest > model.config.longest_context)
-    lsaq::fail<lsaq::BadInput>(fmt::format("{}: a window has {} tokens, the model was made for at most {}", lsaq::printable_path(options.token_ids_file),
-                                           longest, model.config.longest_context));
+  const lsaq::Plan plan = wanted_plan(options, model);
+  const EvaluationWindows text = evaluation_windows(model, options.text);
 
   lsaq::ThreadPool pool(global.threads);
   const Device device(pool);
   const Stopwatch watch;
-  DeployedModel deployed(model, plan, device, longest);
-  lsaq::llama::Likelihood total;
-  {
-    Progress progress("perplexity: window", windows.size());
-    for (std::size_t w = 0; w < windows.size(); ++w) {
-      check_interrupt();
-      const lsaq::llama::Likelihood one = deployed.likelihood(windows[w]);
-      total.nll += one.nll;
-      total.tokens += one.tokens;
-      progress.set(w + 1);
-    }
-  }
+  llama::PlanScores beside;
+  if (options.divergence) beside = score_beside_reference(model, plan, device, text);
+  const std::vector<llama::WindowScore> scores = options.divergence ? beside.plans[0] : score_deployed(model, plan, device, text);
   const double seconds = watch.seconds();
-  const lsaq::Bytes bytes = deployed.allocated().weights + deployed.allocated().embedding;
-  if (global.json)
-    return print_json({{"schema", "lsaq.eval/1"},
-                       {"model", model.config.name},
-                       {"perplexity", total.perplexity()},
-                       {"nll", total.nll / static_cast<double>(total.tokens)},
-                       {"tokens", total.tokens},
-                       {"windows", windows.size()},
-                       {"context", longest},
-                       {"average_bits", plan.average_bits},
-                       {"bytes_weights", bytes},
-                       {"seconds", seconds}});
-  print_text(fmt::format("perplexity {:.4f} ({:.6f} nats a token) over {} tokens\n"
-                         "{} windows of at most {} tokens, the first of each not scored\n"
-                         "average {:.4g} bits a weight, model {} ({} bytes), {:.1f} s\n",
-                         total.perplexity(), total.nll / static_cast<double>(total.tokens), total.tokens, windows.size(), longest, plan.average_bits,
-                         lsaq::format_bytes(bytes), bytes, seconds));
+  const llama::Estimate nll = llama::nll_of(scores);
+  const lsaq::ModelShape shape = llama::model_shape(model.config);
+  const lsaq::Bytes bytes = lsaq::weight_bytes(shape, plan) + shape.embedding_bytes;
+  if (global.json) {
+    nlohmann::json json{{"schema", "lsaq.eval/1"},
+                        {"model", model.config.name},
+                        {"protocol", options.protocol},
+                        {"perplexity", std::exp(nll.mean)},
+                        {"nll", nll.mean},
+                        {"nll_se", nll.error},
+                        {"tokens", text.targets},
+                        {"windows", text.windows.size()},
+                        {"context", text.longest},
+                        {"average_bits", plan.average_bits},
+                        {"bytes_weights", bytes},
+                        {"seconds", seconds}};
+    if (text.stride != 0) json["stride"] = text.stride;
+    if (options.divergence) {
+      const auto put = [&](const std::string& key, const llama::Estimate& estimate) {
+        json[key] = estimate.mean;
+        json[key + "_se"] = estimate.error;
+      };
+      put("kl", llama::kl_of(scores));
+      put("top1", llama::agreement_of(scores));
+      put("delta_nll", llama::nll_difference(scores, beside.reference));
+      json["perplexity_fp16"] = std::exp(llama::nll_of(beside.reference).mean);
+    }
+    return print_json(json);
+  }
+  std::string report = fmt::format("perplexity {:.4f} ({} nats a token) over {} tokens\n", std::exp(nll.mean), with_error(nll, 6), text.targets);
+  if (options.divergence) {
+    const llama::Estimate agreement = llama::agreement_of(scores);
+    report += fmt::format("{} nats a token above FP16 (perplexity {:.4f})\n", with_error(llama::nll_difference(scores, beside.reference), 6),
+                          std::exp(llama::nll_of(beside.reference).mean));
+    report += fmt::format("KL divergence from FP16 {} nats a token, same likeliest token {}%\n", with_error(llama::kl_of(scores), 6),
+                          with_error({100 * agreement.mean, 100 * agreement.error}, 2));
+  }
+  report += fmt::format("{} windows of at most {} tokens, {}\naverage {:.4g} bits a weight, model {} ({} bytes), {:.1f} s\n", text.windows.size(), text.longest,
+                        describe(options.text.protocol, text.stride), plan.average_bits, lsaq::format_bytes(bytes), bytes, seconds);
+  print_text(report);
 }
 
 } // namespace
 
 void add_eval(CLI::App& app, Global& global) {
   auto options = std::make_shared<Options>();
-  CLI::App* verb = app.add_subcommand("eval", "Measure perplexity at given bits or by a plan");
+  CLI::App* verb = app.add_subcommand("eval", "Measure perplexity, and the distance from FP16, at given bits or by a plan");
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   CLI::Option* bits = verb->add_option("--bits", options->bits, "Bits of every layer: 16, or 2 to 8")->capture_default_str();
   verb->add_option("--plan", options->plan_file, "Bits by this plan")->excludes(bits);
-  verb->add_option("--perplexity", options->text_file, "Text to score, in windows of --context tokens");
-  verb->add_option("--token-ids", options->token_ids_file, "Token ids to score: a JSON array of arrays, each a window");
-  verb->add_option("--context", options->context, "Tokens of a window of text (default: 512)")->check(CLI::Range(2, 1 << 30));
-  verb->add_option("--windows", options->windows, "Score only the first windows")->check(CLI::Range(1, 1 << 30));
+  verb->add_option("--perplexity", options->text.text_file, "Text to score, in windows of --context tokens");
+  verb->add_option("--token-ids", options->text.token_ids_file, "Token ids to score: a JSON array of arrays, each a window");
+  verb->add_option("--context", options->text.context, "Tokens of a window of text (default: 512)")->check(CLI::Range(2, 1 << 30));
+  verb->add_option("--windows", options->text.windows, "Score only the first windows")->check(CLI::Range(1, 1 << 30));
+  verb->add_option("--protocol", options->protocol, "Tokens scored: every one of a window but its first; second-half, as llama.cpp; strided windows")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"every", "second-half", "strided"}));
+  verb->add_option("--stride", options->text.stride, "Tokens from one strided window to the next (default: half the context)")->check(CLI::Range(1, 1 << 30));
+  verb->add_flag("--divergence", options->divergence, "Compare with FP16: KL divergence, same likeliest token, paired difference");
   add_global_options(*verb, global);
   verb->callback([options, &global] { evaluate(*options, global); });
 }

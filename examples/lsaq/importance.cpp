@@ -1,8 +1,10 @@
 // lsaq importance: a score for each layer, its order, and the words behind it.
 #include "detect.hpp"
+#include "plot.hpp"
 #include "tokens.hpp"
 
 #include <lsaq/formats/importance_file.hpp>
+#include <lsaq/importance/order_confidence.hpp>
 #include <lsaq/report.hpp>
 #include <lsaq/thread_pool.hpp>
 
@@ -20,6 +22,9 @@ struct Options {
   DetectOptions detect;
   bool show_tokens = false;
   std::string output;
+  std::string plot;                ///< --plot: scores by layer
+  std::string ranks;               ///< --plot-ranks: ranks of several results
+  std::vector<std::string> others; ///< --with: results shown beside those measured
 };
 
 /// The highest words at every boundary of the first window, as many as fit a line.
@@ -37,37 +42,150 @@ std::string words_table(const TokenSets& sets, const Tokens& tokens) {
   return text;
 }
 
+/// "jaccard", "jaccard k=10", as results are told apart.
+std::string name_of(const Detected& found, bool with_k) {
+  return with_k && found.top_k != 0 ? fmt::format("{} k={}", found.importance.metric, found.top_k) : found.importance.metric;
+}
+
+nlohmann::json confidence_to_json(const lsaq::OrderConfidence& confidence) {
+  nlohmann::json json{{"agreement", confidence.agreement}, {"windows", confidence.windows}, {"trusted", confidence.trusted()}};
+  for (const lsaq::OrderConfidence::Set& set : confidence.sets)
+    json["sets"].push_back({{"count", set.count}, {"overlap", set.overlap}, {"probabilities", set.probabilities}});
+  return json;
+}
+
+/// What people want to know of the order: how much of it other windows would repeat.
+std::string confidence_text(const lsaq::OrderConfidence& confidence) {
+  std::string text = fmt::format("confidence: as many other windows would give an order with rank correlation {:.2f}, and choose again {:.0f}% of the least "
+                                 "important quarter, {:.0f}% of the half, {:.0f}% of three quarters",
+                                 confidence.agreement, 100 * confidence.sets[0].overlap, 100 * confidence.sets[1].overlap, 100 * confidence.sets[2].overlap);
+  if (!confidence.trusted()) text += fmt::format(" (a rough estimate: it takes {} windows to tell)", lsaq::OrderConfidence::trusted_windows);
+  return lsaq::wrap(text, 2) + "\n";
+}
+
+/// A measured result, or one read from a file, to be shown beside the others.
+struct Shown {
+  std::string name;
+  lsaq::Importance importance;
+};
+
+std::vector<Shown> shown_results(const std::vector<Detected>& found, const std::vector<std::string>& files) {
+  std::vector<Shown> shown;
+  const bool several_k = std::count_if(found.begin(), found.end(), [](const Detected& one) { return one.top_k != 0; }) > 1;
+  for (const Detected& one : found) shown.push_back({name_of(one, several_k), one.importance});
+  for (const std::string& file : files) {
+    const std::string name = lsaq::printable_path(file);
+    shown.push_back({std::filesystem::path(file).stem().string(), lsaq::importance_from_json(lsaq::parse_json(read_file(file), name), name)});
+  }
+  return shown;
+}
+
+std::vector<std::vector<double>> correlations_of(const std::vector<Shown>& shown) {
+  std::vector<std::vector<double>> matrix(shown.size(), std::vector<double>(shown.size()));
+  for (std::size_t i = 0; i < shown.size(); ++i)
+    for (std::size_t j = 0; j < shown.size(); ++j) matrix[i][j] = lsaq::spearman(shown[i].importance.scores, shown[j].importance.scores);
+  return matrix;
+}
+
+std::vector<lsaq::NamedOrder> orders_of(const std::vector<Shown>& shown) {
+  std::vector<lsaq::NamedOrder> orders;
+  for (const Shown& one : shown) orders.push_back({one.name, one.importance.order()});
+  return orders;
+}
+
+/// Whether all results are of models with the same number of layers, so that their orders can be compared.
+bool comparable(const std::vector<Shown>& shown) {
+  return shown.size() > 1 &&
+         std::all_of(shown.begin(), shown.end(), [&](const Shown& one) { return one.importance.scores.size() == shown.front().importance.scores.size(); });
+}
+
+void draw_scores(const Options& options, const std::string& model, const std::vector<Shown>& shown) {
+  std::vector<ImportanceSeries> series;
+  bool one_metric = true;
+  for (const Shown& one : shown) {
+    series.push_back({one.name, one.importance.scores, one.importance.spread});
+    one_metric = one_metric && one.importance.metric == shown.front().importance.metric;
+  }
+  draw_importance(options.plot, "Layer importance, " + model, series, one_metric ? ScoreAxis::shared : ScoreAxis::own_range);
+}
+
+nlohmann::json words_json(const TokenSets& sets, const Tokens& tokens) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const auto& set : sets) {
+    nlohmann::json words = nlohmann::json::array();
+    for (const lsaq::ScoredToken& token : set) words.push_back(tokens.text(token.id));
+    json.push_back(words);
+  }
+  return json;
+}
+
+void check(const Options& options) {
+  const std::vector<std::string>& metrics = options.detect.metrics;
+  if (options.show_tokens && std::find(metrics.begin(), metrics.end(), "jaccard") == metrics.end() &&
+      std::find(metrics.begin(), metrics.end(), "ranked") == metrics.end())
+    lsaq::fail<lsaq::InvalidArgument>("--show-tokens shows the token sets of --metric jaccard and ranked; " + metrics.front() + " has none");
+  for (const std::string& picture : {options.plot, options.ranks})
+    if (!picture.empty()) check_picture(picture);
+}
+
 void importance(const Options& options, const Global& global) {
-  if (options.show_tokens && options.detect.metric != "jaccard")
-    lsaq::fail<lsaq::InvalidArgument>("--show-tokens shows the token sets of --metric jaccard; " + options.detect.metric + " has none");
+  check(options);
   const Model model(options.model);
   lsaq::ThreadPool pool(global.threads);
   const Device device(pool);
   TokenSets sets;
-  const Detected found = detect_importance(model, options.detect, device, options.show_tokens ? &sets : nullptr);
-  nlohmann::json json = lsaq::importance_to_json(found.importance, model.config.name, options.detect.metric == "jaccard" ? options.detect.top_k : 0);
+  const std::vector<Detected> found = detect_all(model, options.detect, device, options.show_tokens ? &sets : nullptr);
+  const std::vector<Shown> shown = shown_results(found, options.others);
+  if (!options.ranks.empty() && !comparable(shown))
+    lsaq::fail<lsaq::InvalidArgument>("--plot-ranks compares several results of one number of layers: give more metrics or sizes, or --with FILE");
+
+  nlohmann::json results = nlohmann::json::array();
+  for (const Detected& one : found) {
+    nlohmann::json& json = results.emplace_back(detected_to_json(one, model, options.detect));
+    if (const auto confidence = lsaq::order_confidence(one.importance.window_scores, model.config.layers)) json["confidence"] = confidence_to_json(*confidence);
+  }
+  const bool one = found.size() == 1;
+  nlohmann::json json = one ? results[0] : nlohmann::json{{"schema", "lsaq.importance_set/1"}, {"model", model.config.name}, {"results", results}};
+  if (comparable(shown)) {
+    std::vector<std::string> names;
+    for (const Shown& result : shown) names.push_back(result.name);
+    json["spearman"] = {{"names", names}, {"matrix", correlations_of(shown)}};
+  }
   if (!options.output.empty()) write_json(options.output, json);
+  if (!options.plot.empty()) draw_scores(options, model.config.name, shown);
+  if (!options.ranks.empty()) draw_rank_map(options.ranks, "Ranks of layers, " + model.config.name, orders_of(shown), correlations_of(shown));
+
   if (global.json) {
-    json["seconds"] = found.seconds;
-    json["cached"] = found.cached;
-    if (options.show_tokens) {
-      const Tokens tokens(model.source);
-      for (const auto& set : sets) {
-        nlohmann::json words = nlohmann::json::array();
-        for (const lsaq::ScoredToken& token : set) words.push_back(tokens.text(token.id));
-        json["tokens"].push_back(words);
-      }
+    if (one) {
+      json["seconds"] = found.front().seconds;
+      json["cached"] = found.front().cached;
     }
+    if (options.show_tokens) json["tokens"] = words_json(sets, Tokens(model.source));
     return print_json(json);
   }
-  std::string text = lsaq::importance_chart(found.importance);
-  const std::vector<std::size_t> order = found.importance.order();
-  std::string quarter;
-  for (std::size_t i = 0; i < std::max<std::size_t>(1, order.size() / 4); ++i) quarter += (i == 0 ? "" : ", ") + std::to_string(order[i]);
-  text += lsaq::wrap("least important quarter: " + quarter, 2) + "\n";
-  if (options.show_tokens) text += "\n" + words_table(sets, Tokens(model.source));
+  std::string text;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const lsaq::Importance& importance = found[i].importance;
+    text += lsaq::importance_chart(importance);
+    if (found[i].top_k != 0 && shown[i].name != importance.metric) text += "token sets of " + std::to_string(found[i].top_k) + "\n";
+    const std::vector<std::size_t> order = importance.order();
+    std::string quarter;
+    for (std::size_t l = 0; l < lsaq::planned_sets(order.size())[0]; ++l) quarter += (l == 0 ? "" : ", ") + std::to_string(order[l]);
+    text += lsaq::wrap("least important quarter: " + quarter, 2) + "\n";
+    if (const auto confidence = lsaq::order_confidence(importance.window_scores, order.size())) text += confidence_text(*confidence);
+    text += "\n";
+  }
+  if (comparable(shown)) text += lsaq::importance_comparison(orders_of(shown), correlations_of(shown)) + "\n";
+  if (options.show_tokens) text += words_table(sets, Tokens(model.source));
   print_text(text);
-  note(found.cached ? fmt::format("from the cache in {:.2f} s", found.seconds) : fmt::format("measured in {:.2f} s", found.seconds));
+  double seconds = 0;
+  for (const Detected& result : found) seconds = std::max(seconds, result.seconds);
+  const bool cached = std::all_of(found.begin(), found.end(), [](const Detected& result) { return result.cached; });
+  note(cached ? "from the cache" : fmt::format("measured in {:.2f} s", seconds));
+  if (options.detect.until_stable && one)
+    note(found.front().stable
+             ? fmt::format("stable after {} windows", found.front().importance.windows)
+             : fmt::format("not stable after {} windows: more would still change the least important layers", found.front().importance.windows));
 }
 
 } // namespace
@@ -78,6 +196,9 @@ void add_importance(CLI::App& app, Global& global) {
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   add_detect_options(*verb, options->detect);
   verb->add_flag("--show-tokens", options->show_tokens, "Show the words of the token sets at each layer boundary");
+  verb->add_option("--with", options->others, "Show this importance file beside the results: another model or metric; may be repeated");
+  verb->add_option("--plot", options->plot, "Draw importance by layer into this .svg or .png file");
+  verb->add_option("--plot-ranks", options->ranks, "Draw the ranks of several results and their correlations into this .svg or .png file");
   verb->add_option("-o,--output", options->output, "Write the result to this JSON file");
   add_global_options(*verb, global);
   verb->callback([options, &global] { importance(*options, global); });

@@ -52,6 +52,7 @@ int main(int argc, char** argv) {
   command::add_plan(app, global);
   command::add_run(app, global);
   command::add_eval(app, global);
+  command::add_compare(app, global);
   refuse_empty_values(app);
 
   try {

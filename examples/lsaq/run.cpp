@@ -138,7 +138,8 @@ void run(Options options, const Global& global) {
       found = Detected{read_importance(options.budget.importance_file, model.config.layers), true, 0};
     if (!global.json)
       note(lsaq::importance_chart(found->importance) +
-           (found->cached ? "importance: from the cache\n" : fmt::format("importance: measured in {:.1f} s\n", found->seconds)));
+           (options.budget.importance_file.empty() ? found->cached ? "importance: from the cache\n" : fmt::format("importance: measured in {:.1f} s\n", found->seconds)
+                                                     : "importance: from " + lsaq::printable(options.budget.importance_file) + "\n"));
     release_freed_memory();
     chosen = choose(options.budget); // measuring took a while: look again
     plan = make_plan(found->importance, model.config, make_budget(options.budget, model.config, chosen.free_bytes, options.context), options.context);

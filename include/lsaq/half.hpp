@@ -51,8 +51,14 @@ constexpr bf16 to_bf16(float value) noexcept {
   return {static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-/// Element `index` of an array of the given type at an address of any alignment.
+/// Element `index` of an array of the given type at an address of any alignment. A Q8_0 element, scale times code, is exact in FP32.
 inline float load_element(const void* data, ElementType type, std::size_t index) noexcept {
+  if (type == ElementType::q8_0) {
+    const auto* block = static_cast<const unsigned char*>(data) + index / q8_0_block * q8_0_block_bytes;
+    std::uint16_t scale;
+    std::memcpy(&scale, block, sizeof scale);
+    return to_float(f16{scale}) * static_cast<float>(static_cast<std::int8_t>(block[2 + index % q8_0_block]));
+  }
   const auto* bytes = static_cast<const unsigned char*>(data) + index * size_of(type);
   if (type == ElementType::f32) {
     float value;

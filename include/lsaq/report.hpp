@@ -1,4 +1,4 @@
-// Results for people: amounts of memory, the chart of layer importance, the table of a plan. Every line fits 80 columns.
+// Results for people: amounts of memory, the chart of layer importance, metrics compared, the table of a plan. Every line fits 80 columns.
 #pragma once
 
 #include <lsaq/error.hpp>
@@ -10,7 +10,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <iterator>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lsaq::inline v0 {
+
+/// The layers of a model from the least to the most important, and what put them in that order: "jaccard k=50".
+struct NamedOrder {
+  std::string name;
+  std::vector<std::size_t> layers;
+};
+
+} // namespace lsaq::inline v0
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
@@ -93,6 +108,79 @@ inline std::string wrap(std::string_view text, std::size_t indent, std::size_t w
     text.remove_prefix(std::min(end + 1, text.size()));
   }
   return out;
+}
+
+/// How many layers are the least important quarter of `layers`: rounded down, at least one.
+constexpr std::size_t quarter_of(std::size_t layers) noexcept { return std::max<std::size_t>(1, layers / 4); }
+
+namespace detail {
+
+/// Code points, which is columns in most scripts.
+inline std::size_t columns_of(std::string_view text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0u) != 0x80; }));
+}
+
+/// The text, cut after `width` columns if it is longer.
+inline std::string cut_to(std::string_view text, std::size_t width) {
+  if (columns_of(text) <= width) return std::string(text);
+  std::size_t end = 0, columns = 0;
+  for (; columns + 2 < width || (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80; ++end)
+    if ((static_cast<unsigned char>(text[end]) & 0xc0u) != 0x80) ++columns;
+  return std::string(text.substr(0, end)) + "..";
+}
+
+/// The text in `width` columns: filled up with spaces, or cut.
+inline std::string in_columns(std::string_view text, std::size_t width) {
+  std::string filled = cut_to(text, width);
+  return filled + std::string(width - std::min(width, columns_of(filled)), ' ');
+}
+
+} // namespace detail
+
+/// The least important quarter of the layers in each of several orders (Table II of the paper), and the matrix of rank correlations between them
+/// (`correlations[i][j]` belongs to the orders i and j; NaN: there is none). Names are shown as they are; long ones are cut in the matrix. Throws
+/// InvalidArgument unless all orders have the same number of layers and the matrix has a row and a column for each.
+inline std::string importance_comparison(std::span<const NamedOrder> orders, const std::vector<std::vector<double>>& correlations) {
+  constexpr std::size_t longest_name = 26, columns_in_block = 8; // 4 + 26 + 8 x 6 = 78
+  if (correlations.size() != orders.size())
+    fail<InvalidArgument>(fmt::format("{} orders need a matrix of as many correlations, not of {} rows", orders.size(), correlations.size()));
+  std::size_t width = 0;
+  for (std::size_t i = 0; i < orders.size(); ++i) {
+    if (orders[i].layers.size() != orders[0].layers.size())
+      fail<InvalidArgument>(fmt::format("orders of {} and of {} layers can't be compared", orders[0].layers.size(), orders[i].layers.size()));
+    if (correlations[i].size() != orders.size())
+      fail<InvalidArgument>(fmt::format("row {} of the matrix has {} correlations for {} orders", i, correlations[i].size(), orders.size()));
+    width = std::max(width, std::min(detail::columns_of(orders[i].name), longest_name));
+  }
+  if (orders.empty()) return "";
+
+  const std::size_t layers = orders[0].layers.size(), indent = 4 + width + 2;
+  std::string text = fmt::format("Least important quarter of {} layers, least important first\n", layers);
+  for (std::size_t i = 0; i < orders.size(); ++i) {
+    std::string quarter;
+    for (std::size_t l = 0; l < std::min(quarter_of(layers), layers); ++l) quarter += (l == 0 ? "" : ", ") + std::to_string(orders[i].layers[l]);
+    text += fmt::format("{:3} ", i + 1);
+    if (detail::columns_of(orders[i].name) <= width)
+      text += detail::in_columns(orders[i].name, width) + "  ";
+    else // above its numbers
+      text += detail::cut_to(orders[i].name, 76) + "\n" + std::string(indent, ' ');
+    text += wrap(quarter, indent) + "\n";
+  }
+
+  text += "\nRank correlation (Spearman)\n";
+  for (std::size_t begin = 0; begin < orders.size(); begin += columns_in_block) {
+    const std::size_t end = std::min(begin + columns_in_block, orders.size());
+    if (begin != 0) text += "\n";
+    text += std::string(4 + width, ' ');
+    for (std::size_t j = begin; j < end; ++j) fmt::format_to(std::back_inserter(text), "{:6}", j + 1);
+    text += "\n";
+    for (std::size_t i = 0; i < orders.size(); ++i) {
+      text += fmt::format("{:3} ", i + 1) + detail::in_columns(orders[i].name, width);
+      for (std::size_t j = begin; j < end; ++j) text += std::isfinite(correlations[i][j]) ? fmt::format("{:6.2f}", correlations[i][j]) : "     -";
+      text += "\n";
+    }
+  }
+  return text;
 }
 
 /// Layers by bit width, and where the bytes go.

@@ -37,12 +37,35 @@ struct bf16 {
 
 static_assert(sizeof(f16) == 2 && sizeof(bf16) == 2);
 
-/// Element types of matrices the library reads and writes in place.
-enum class ElementType : std::uint8_t { f32, f16, bf16 };
+/// Element types of matrices the library reads in place. Q8_0 is GGUF's: blocks of 32 elements, an F16 scale before 32 signed bytes; it is only read.
+enum class ElementType : std::uint8_t { f32, f16, bf16, q8_0 };
 
-constexpr std::size_t size_of(ElementType type) noexcept { return type == ElementType::f32 ? 4 : 2; }
+inline constexpr std::size_t q8_0_block = 32;       ///< elements of a Q8_0 block
+inline constexpr std::size_t q8_0_block_bytes = 34; ///< its bytes
 
-constexpr std::string_view name_of(ElementType type) noexcept { return type == ElementType::f32 ? "F32" : type == ElementType::f16 ? "F16" : "BF16"; }
+/// Bytes of an element, or of a block of Q8_0.
+constexpr std::size_t size_of(ElementType type) noexcept {
+  switch (type) {
+  case ElementType::f32: return 4;
+  case ElementType::f16:
+  case ElementType::bf16: return 2;
+  case ElementType::q8_0: return q8_0_block_bytes;
+  }
+  return 0;
+}
+
+/// Bytes of `n` elements in a row; for Q8_0 n is a multiple of 32.
+constexpr std::size_t bytes_of(ElementType type, std::size_t n) noexcept { return (type == ElementType::q8_0 ? n / q8_0_block : n) * size_of(type); }
+
+constexpr std::string_view name_of(ElementType type) noexcept {
+  switch (type) {
+  case ElementType::f32: return "F32";
+  case ElementType::f16: return "F16";
+  case ElementType::bf16: return "BF16";
+  case ElementType::q8_0: return "Q8_0";
+  }
+  return "unknown";
+}
 
 /// A read-only row-major matrix in memory that somebody else owns.
 ///
@@ -62,8 +85,22 @@ struct MatrixView {
   constexpr MatrixView(const bf16* p, std::size_t r, std::size_t c, std::size_t row_stride = 0) noexcept
       : data(p), rows(r), columns(c), stride(row_stride ? row_stride : c), type(ElementType::bf16) {}
 
+  /// A matrix of Q8_0 blocks as GGUF stores them; columns and stride are multiples of 32.
+  static constexpr MatrixView q8_0(const void* p, std::size_t r, std::size_t c, std::size_t row_stride = 0) noexcept {
+    MatrixView view;
+    view.data = p;
+    view.rows = r;
+    view.columns = c;
+    view.stride = row_stride ? row_stride : c;
+    view.type = ElementType::q8_0;
+    return view;
+  }
+
+  /// Bytes from one row to the next.
+  constexpr std::size_t row_bytes() const noexcept { return bytes_of(type, stride); }
+
   /// Address of row r.
-  [[gnu::always_inline]] const std::byte* row(std::size_t r) const noexcept { return static_cast<const std::byte*>(data) + r * stride * size_of(type); }
+  [[gnu::always_inline]] const std::byte* row(std::size_t r) const noexcept { return static_cast<const std::byte*>(data) + r * row_bytes(); }
 
   /// The rows [first, first + count) as a view of their own.
   [[gnu::always_inline]] MatrixView slice(std::size_t first, std::size_t count) const noexcept {

@@ -181,17 +181,17 @@ TEST_F(Runs, EvaluationCutsTextIntoWindows) {
 
 TEST_F(Runs, EveryCodePathSaysTheSame) {
   const double usual = perplexity({"--bits", "8"});
-  for (const char* isa : {"scalar", "eigen", "avx2"}) {
+  for (const char* isa : {"scalar", "eigen", "avx2", "avx512", "neon"}) {
     const Setting setting{.environment = {{"LSAQ_ISA", isa}}};
     const Result devices = run({"devices", "--json"}, setting);
-    if (std::string(isa) == "avx2" && devices.code == wrong_usage) continue; // not on this machine
+    if (std::string(isa) != "scalar" && std::string(isa) != "eigen" && devices.code == wrong_usage) continue; // not on this machine
     EXPECT_EQ(json::parse(devices.out).at("isa"), isa);
     EXPECT_NEAR(perplexity({"--bits", "8"}, setting) / usual, 1, 1e-4) << isa;
     EXPECT_NEAR(perplexity({"--bits", "16"}, setting) / perplexity({"--bits", "16"}), 1, 1e-4) << isa;
   }
   for (const std::vector<std::string>& call :
        {std::vector<std::string>{"devices"}, {"importance", model()}, {"run", model()}, {"eval", model(), "--token-ids", token_ids(1, 4)}})
-    refusal(wrong_usage, call, {"LSAQ_ISA=nonsense", "scalar, eigen or avx2"}, {.environment = {{"LSAQ_ISA", "nonsense"}}});
+    refusal(wrong_usage, call, {"LSAQ_ISA=nonsense", "scalar, eigen, avx2, avx512 or neon"}, {.environment = {{"LSAQ_ISA", "nonsense"}}});
 }
 
 TEST_F(Runs, MemoryMayComeFromTheEnvironment) {

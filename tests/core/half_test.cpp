@@ -178,4 +178,20 @@ TEST(Half, LoadElementReadsAnyAlignmentAndNothingMore) {
   }
 }
 
+/// Two blocks, the second one cut off behind the element that is read.
+TEST(Half, LoadElementFindsItsQ80Block) {
+  for (std::size_t skew = 0; skew < 4; ++skew)
+    for (std::size_t index = 0; index < 64; ++index) {
+      const std::size_t bytes = index / 32 * 34 + 2 + index % 32 + 1;
+      const auto memory = std::make_unique<std::byte[]>(bytes + skew);
+      std::byte* const blocks = memory.get() + skew;
+      const std::uint16_t scales[] = {0x3800, 0x8001}; // 0.5, the smallest negative subnormal
+      for (std::size_t b = 0; b * 34 < bytes; ++b) std::memcpy(blocks + b * 34, &scales[b], 2);
+      for (const int code : {0, 1, 127, -1, -128}) {
+        blocks[bytes - 1] = static_cast<std::byte>(code);
+        ASSERT_EQ(lsaq::load_element(blocks, lsaq::ElementType::q8_0, index), (index < 32 ? 0.5f : -0x1p-24f) * static_cast<float>(code)) << index;
+      }
+    }
+}
+
 } // namespace

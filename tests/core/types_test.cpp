@@ -23,6 +23,19 @@ TEST(Types, ElementSizesAndNames) {
   EXPECT_EQ(name_of(ElementType::f32), "F32");
   EXPECT_EQ(name_of(ElementType::f16), "F16");
   EXPECT_EQ(name_of(ElementType::bf16), "BF16");
+  EXPECT_EQ(size_of(ElementType::q8_0), 34u) << "a block";
+  EXPECT_EQ(name_of(ElementType::q8_0), "Q8_0");
+  EXPECT_EQ(name_of(static_cast<ElementType>(99)), "unknown");
+}
+
+TEST(Types, BytesOfARow) {
+  EXPECT_EQ(bytes_of(ElementType::f32, 7), 28u);
+  EXPECT_EQ(bytes_of(ElementType::f16, 7), 14u);
+  EXPECT_EQ(bytes_of(ElementType::bf16, 0), 0u);
+  EXPECT_EQ(bytes_of(ElementType::q8_0, 0), 0u);
+  EXPECT_EQ(bytes_of(ElementType::q8_0, 32), 34u);
+  EXPECT_EQ(bytes_of(ElementType::q8_0, 576), 612u);
+  EXPECT_EQ(bytes_of(ElementType::f32, std::size_t{1} << 32), std::size_t{1} << 34);
 }
 
 TEST(MatrixView, KnowsItsElementTypeFromThePointer) {
@@ -41,6 +54,22 @@ TEST(MatrixView, RowsAreAStrideApart) {
   EXPECT_EQ(dense.stride, 5u);
   EXPECT_EQ(dense.row(3), first + 30);
   EXPECT_EQ(strided.row(1), first + 20);
+}
+
+TEST(MatrixView, RowsOfBlocks) {
+  const std::byte blocks[4 * 3 * 34] = {};
+  const MatrixView dense = MatrixView::q8_0(blocks, 4, 96), strided = MatrixView::q8_0(blocks, 2, 64, 96);
+  static_assert(MatrixView::q8_0(nullptr, 1, 32).type == ElementType::q8_0);
+  EXPECT_EQ(dense.stride, 96u);
+  EXPECT_EQ(dense.row_bytes(), 102u);
+  EXPECT_EQ(dense.row(3), blocks + 306);
+  EXPECT_EQ(strided.row_bytes(), 102u);
+  EXPECT_EQ(strided.row(1), blocks + 102);
+  const MatrixView part = dense.slice(1, 2);
+  EXPECT_EQ(part.data, blocks + 102);
+  EXPECT_EQ(part.rows, 2u);
+  EXPECT_EQ(part.type, ElementType::q8_0);
+  EXPECT_EQ(MatrixView(static_cast<const lsaq::f16*>(nullptr), 3, 5, 8).row_bytes(), 16u);
 }
 
 TEST(MatrixView, SlicesShareTheMemory) {

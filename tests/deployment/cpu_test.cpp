@@ -35,7 +35,7 @@ PackedMatrix random_packed(std::size_t rows, std::size_t columns, unsigned bits,
   return lsaq::quantize<PerChannel>(MatrixView(weights.data(), rows, columns), bits, type);
 }
 
-/// Weights in one of the float types, with `gap` elements between the rows.
+/// Weights in one of the types read in place, with `gap` elements between the rows.
 MatrixView view_of(const Weights& weights, ElementType type, std::size_t rows, std::size_t columns, std::size_t gap) {
   MatrixView view(static_cast<const float*>(nullptr), rows, columns, columns + gap);
   view.data = weights.rows().data;
@@ -62,8 +62,7 @@ protected:
   std::mt19937 random_{31};
 };
 
-INSTANTIATE_TEST_SUITE_P(Paths, CpuBackend, testing::Values(Isa::scalar, Isa::eigen, Isa::avx2),
-                         [](const auto& param) { return std::string(name_of(param.param)); });
+INSTANTIATE_TEST_SUITE_P(Paths, CpuBackend, testing::ValuesIn(lsaq::all_isas), [](const auto& param) { return std::string(name_of(param.param)); });
 
 TEST_P(CpuBackend, PackedProductsStayWithinTheBoundOfTheirLength) {
   for (unsigned bits = lsaq::min_bits; bits <= lsaq::max_bits; ++bits)
@@ -109,11 +108,13 @@ TEST_P(CpuBackend, WholeNumbersGiveExactProducts) {
 }
 
 TEST_P(CpuBackend, FloatProductsReadTheirRowsInPlace) {
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16})
-    for (const std::size_t gap : {0, 5})
-      for (const auto& [rows, columns] : {std::pair<std::size_t, std::size_t>(1, 1), {17, 33}, {40, 300}, {16, 513}})
-        for (const std::size_t tokens : {1, 3, 4, 9}) {
-          const Weights weights({.element = type, .bits = 0}, rows, columns, Numbers::any, random_, gap * size_of(type));
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0})
+    for (const bool strided : {false, true})
+      for (const auto& [rows, some] : {std::pair<std::size_t, std::size_t>(1, 1), {17, 33}, {40, 300}, {16, 513}})
+        for (const std::size_t tokens : {1, 3, 4, 9, 13}) {
+          const std::size_t columns = type == ElementType::q8_0 ? (some + 31) / 32 * 32 : some; // whole blocks
+          const std::size_t gap = !strided ? 0 : type == ElementType::q8_0 ? 64 : 5;
+          const Weights weights({.element = type, .bits = 0}, rows, columns, Numbers::any, random_, bytes_of(type, gap));
           const Rows x(tokens, columns, columns + gap, Numbers::any, random_), y(tokens, rows, rows + gap);
           ASSERT_EQ(device().matmul(view_of(weights, type, rows, columns, gap), view_of(x, tokens, columns), output_of(y, tokens, rows)), Status::ok);
           for (std::size_t t = 0; t < tokens; ++t)
@@ -217,38 +218,143 @@ TEST_P(CpuBackend, SmallProductsAreNotHandedOver) {
   EXPECT_EQ(executor.calls, 0u);
 }
 
-TEST_P(CpuBackend, ProductsNeedNoWorkspace) {
-  const PackedMatrix packed = random_packed(130, 520, 4, ScaleType::f16, random_);
-  const Weights floats({.element = ElementType::f16, .bits = 0}, 130, 520, Numbers::any, random_);
-  const MatrixView halves = view_of(floats, ElementType::f16, 130, 520, 0);
-  const Rows x(9, 520, 520, Numbers::any, random_), y(9, 130, 130);
-  const Backend<Cpu> cpu = device();
-  for (const std::size_t tokens : {1, 9}) {
-    EXPECT_EQ(cpu.workspace_bytes(packed.view(), tokens), 0u);
-    EXPECT_EQ(cpu.workspace_bytes(halves, tokens), 0u);
+/// A product of packed, F16 and Q8_0 weights with the same input, for what depends on tokens and workspace.
+class ThreeProducts {
+public:
+  static constexpr std::size_t rows = 130, columns = 544;
+
+  ThreeProducts(std::size_t tokens, std::mt19937& random)
+      : tokens_(tokens), packed_(random_packed(rows, columns, 4, ScaleType::f16, random)),
+        halves_({.element = ElementType::f16}, rows, columns, Numbers::any, random),
+        blocks_({.element = ElementType::q8_0}, rows, columns, Numbers::any, random), x_(tokens, columns, columns + 3, Numbers::any, random),
+        y_(3 * tokens, rows, rows + 1) {}
+
+  const PackedMatrix& packed() const { return packed_; }
+  MatrixView halves() const { return view_of(halves_, ElementType::f16, rows, columns, 0); }
+  MatrixView blocks() const { return view_of(blocks_, ElementType::q8_0, rows, columns, 0); }
+
+  /// All of y; fails unless every product is computed. Allocates nothing but the result.
+  std::span<const float> run(const Backend<Cpu>& cpu, std::span<std::byte> workspace) {
+    ok_ = true;
+    for (float& value : y_.all()) value = std::nanf("");
+    ok_ &= cpu.matmul(packed_, view_of(x_, tokens_, columns), part(0), workspace) == Status::ok;
+    ok_ &= cpu.matmul(halves(), view_of(x_, tokens_, columns), part(1), workspace) == Status::ok;
+    ok_ &= cpu.matmul(blocks(), view_of(x_, tokens_, columns), part(2), workspace) == Status::ok;
+    return {y_.data(), y_.all().size()};
   }
-  std::byte room[3];
-  EXPECT_EQ(cpu.matmul(packed, view_of(x, 1, 520), output_of(y, 1, 130), room), Status::ok) << "a workspace it does not need does no harm";
-  static_assert(noexcept(cpu.matmul(packed, MatrixView(), MutableMatrixView()))&& noexcept(cpu.matmul(halves, MatrixView(), MutableMatrixView())));
-  static_assert(noexcept(cpu.matvec(packed, std::span<const float>(), std::span<float>())));
+  bool ok() const { return ok_; }
+
+  void expect_right() const {
+    EXPECT_TRUE(ok_);
+    kernel_cases::expect_gaps_untouched(y_, 3 * tokens_, rows);
+    for (std::size_t r = 0; r < rows; ++r) {
+      const std::vector<int> codes = oracle::codes_of(packed_.view(), r);
+      const double scale = oracle::scale_of(packed_.view(), r);
+      for (std::size_t t = 0; t < tokens_; ++t) {
+        Sum sum;
+        for (std::size_t c = 0; c < columns; ++c) sum.add(scale * codes[c], x_.at(t, c));
+        ASSERT_NEAR(static_cast<double>(y_.at(t, r)), sum.value, sum.bound()) << "4 bits, row " << r << ", token " << t << " of " << tokens_;
+        kernel_cases::expect_sum(y_.at(tokens_ + t, r), kernel_cases::product_of(halves_, r, x_, t), Numbers::any);
+        kernel_cases::expect_sum(y_.at(2 * tokens_ + t, r), kernel_cases::product_of(blocks_, r, x_, t), Numbers::any);
+        ASSERT_FALSE(testing::Test::HasFatalFailure()) << "row " << r << ", token " << t << " of " << tokens_;
+      }
+    }
+  }
+
+private:
+  MutableMatrixView part(std::size_t i) const { return {&y_.at(i * tokens_, 0), tokens_, rows, y_.stride()}; }
+
+  std::size_t tokens_;
+  PackedMatrix packed_;
+  Weights halves_, blocks_;
+  Rows x_, y_;
+  bool ok_ = true;
+};
+
+TEST_P(CpuBackend, WorkspaceIsTheInputInWholePanelsFromTwelveTokensOn) {
+  const ThreeProducts products(1, random_);
+  const Backend<Cpu> cpu = device();
+  for (const std::size_t tokens : {0, 1, 4, 11}) {
+    EXPECT_EQ(cpu.workspace_bytes(products.packed().view(), tokens), 0u);
+    EXPECT_EQ(cpu.workspace_bytes(products.halves(), tokens), 0u);
+  }
+  for (const auto& [tokens, panels] : {std::pair<std::size_t, std::size_t>(12, 1), {16, 1}, {17, 2}, {64, 4}, {65, 5}, {130, 9}}) {
+    EXPECT_EQ(cpu.workspace_bytes(products.packed().view(), tokens), panels * 16 * 544 * 4) << tokens;
+    EXPECT_EQ(cpu.workspace_bytes(products.halves(), tokens), panels * 16 * 544 * 4);
+    EXPECT_EQ(cpu.workspace_bytes(products.blocks(), tokens), panels * 16 * 544 * 4);
+  }
+}
+
+TEST_P(CpuBackend, ProductsAreRightWithAnyWorkspace) {
+  for (const std::size_t tokens : {1, 9, 12, 33, 70}) {
+    ThreeProducts products(tokens, random_);
+    const std::size_t needed = device().workspace_bytes(products.halves(), tokens);
+    const kernel_cases::Exact<std::byte> memory(needed + 8, 0); // aligned as new is
+    for (const auto& [skew, bytes] : {std::pair<std::size_t, std::size_t>(0, 0), {0, 3}, {0, needed}, {4, needed}, {8, needed}, {0, needed + 8}}) {
+      products.run(device(), {memory.data() + skew, bytes});
+      products.expect_right();
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(CpuBackend, AWorkspaceTooSmallOrMisalignedIsLeftAlone) {
+  constexpr std::size_t tokens = 20;
+  ThreeProducts products(tokens, random_);
+  const std::size_t needed = device().workspace_bytes(products.halves(), tokens);
+  const kernel_cases::Exact<std::byte> memory(needed + 8, 0);
+  const std::span<const float> found = products.run(device(), {});
+  const std::vector<float> without(found.begin(), found.end());
+  for (const auto& [skew, bytes] : {std::pair<std::size_t, std::size_t>(0, needed - 1), {4, needed - 4}, {1, needed}, {2, needed + 6}, {3, needed}}) {
+    std::fill(memory.begin(), memory.end(), std::byte{0x5a});
+    products.run(device(), {memory.data() + skew, bytes});
+    products.expect_right();
+    EXPECT_EQ(std::memcmp(found.data(), without.data(), found.size_bytes()), 0) << skew << ", " << bytes;
+    EXPECT_TRUE(std::all_of(memory.begin(), memory.end(), [](std::byte byte) { return byte == std::byte{0x5a}; })) << skew << ", " << bytes;
+  }
+  products.run(device(), {memory.data(), needed});
+  EXPECT_FALSE(std::all_of(memory.begin(), memory.end(), [](std::byte byte) { return byte == std::byte{0x5a}; })) << "but one that fits is used";
+}
+
+TEST_P(CpuBackend, EveryExecutorGivesTheSameBitsWithAWorkspace) {
+  for (const std::size_t tokens : {12, 13, 64, 71}) {
+    ThreeProducts products(tokens, random_);
+    std::vector<std::byte> workspace(device().workspace_bytes(products.halves(), tokens));
+    const std::span<const float> found = products.run(device(), workspace);
+    const std::vector<float> serial(found.begin(), found.end());
+    for (std::size_t threads = 1; threads <= 4; ++threads) {
+      lsaq::ThreadPool pool(threads);
+      products.run(device(pool), workspace);
+      EXPECT_TRUE(products.ok());
+      EXPECT_EQ(std::memcmp(found.data(), serial.data(), found.size_bytes()), 0) << threads << " threads, " << tokens << " tokens";
+    }
+    Backwards backwards;
+    products.run(device(backwards), workspace);
+    EXPECT_EQ(std::memcmp(found.data(), serial.data(), found.size_bytes()), 0);
+    EXPECT_EQ(backwards.calls, tokens > 16 ? 6u : 3u) << "each product is divided, and so is the packing of more than one panel";
+  }
+}
+
+TEST_P(CpuBackend, ProductsThrowNothing) {
+  const Backend<Cpu> cpu = device();
+  static_assert(noexcept(cpu.matmul(std::declval<const PackedMatrix&>(), MatrixView(), MutableMatrixView(), std::span<std::byte>())));
+  static_assert(noexcept(cpu.matmul(MatrixView(), MatrixView(), MutableMatrixView(), std::span<std::byte>())));
+  static_assert(noexcept(cpu.matvec(std::declval<const PackedMatrix&>(), std::span<const float>(), std::span<float>())));
 }
 
 TEST_P(CpuBackend, ProductsAllocateNothing) {
   if (count_allocations() == 0) GTEST_SKIP() << "operator new: can't be counted in this build";
-  const PackedMatrix packed = random_packed(130, 520, 4, ScaleType::f16, random_);
-  const Weights floats({.element = ElementType::f16, .bits = 0}, 130, 520, Numbers::any, random_);
-  const MatrixView halves = view_of(floats, ElementType::f16, 130, 520, 0);
-  const Rows x(9, 520, 520, Numbers::any, random_), y(9, 130, 130);
-  const Backend<Cpu> cpu = device();
-  for (const std::size_t tokens : {1, 9}) {
-    const std::size_t before = count_allocations();
-    const Status first = cpu.matmul(packed, view_of(x, tokens, 520), output_of(y, tokens, 130));
-    const Status second = cpu.matmul(halves, view_of(x, tokens, 520), output_of(y, tokens, 130));
-    const std::size_t after = count_allocations();
-    EXPECT_EQ(after, before) << tokens << " tokens";
-    EXPECT_EQ(first, Status::ok);
-    EXPECT_EQ(second, Status::ok);
-  }
+  lsaq::ThreadPool pool(2);
+  for (const Backend<Cpu>& cpu : {device(), device(pool)})
+    for (const std::size_t tokens : {1, 9, 12, 70}) {
+      ThreeProducts products(tokens, random_);
+      std::vector<std::byte> workspace(cpu.workspace_bytes(products.halves(), tokens));
+      const std::size_t before = count_allocations();
+      products.run(cpu, {});
+      products.run(cpu, workspace);
+      EXPECT_EQ(count_allocations(), before) << tokens << " tokens";
+      EXPECT_TRUE(products.ok());
+    }
 }
 
 TEST_P(CpuBackend, TopTokensRunOnItsKernels) {

@@ -45,7 +45,8 @@ private:
 /// Every format the kernels read.
 inline std::vector<WeightFormat> all_formats() {
   std::vector<WeightFormat> formats;
-  for (const ElementType element : {ElementType::f32, ElementType::f16, ElementType::bf16}) formats.push_back({.element = element, .bits = 0});
+  for (const ElementType element : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0})
+    formats.push_back({.element = element, .bits = 0});
   for (unsigned bits = 2; bits <= 8; ++bits) formats.push_back({.element = ElementType::f32, .bits = bits});
   return formats;
 }
@@ -63,8 +64,10 @@ inline std::vector<std::size_t> all_columns() {
 /// What the numbers of a case are: small integers, whose sums of products are exact in any order, or anything.
 enum class Numbers { whole, any };
 
+/// Bytes of a row with its padding: packed codes fill words of 32 bits, Q8_0 blocks of 32 elements.
 inline std::size_t bytes_of_row(WeightFormat format, std::size_t columns) {
-  return format.packed() ? (columns * format.bits + 31) / 32 * 4 : columns * size_of(format.element);
+  if (format.packed()) return (columns * format.bits + 31) / 32 * 4;
+  return format.element == ElementType::q8_0 ? (columns + 31) / 32 * 34 : columns * size_of(format.element);
 }
 
 /// Random weights in one format, `gap` bytes between the rows, `skew` bytes off alignment; the block ends with the last row.
@@ -95,6 +98,19 @@ private:
       }
       return;
     }
+    if (format_.element == ElementType::q8_0) {
+      for (std::size_t block = 0; block < columns_; block += 32) {
+        const std::uint16_t scale =
+            numbers == Numbers::whole ? float_oracle::nearest(float_oracle::binary16, random() % 2 == 0 ? 1.0f : -2.0f) : any_f16(random);
+        std::memcpy(row + block / 32 * 34, &scale, 2);
+        for (std::size_t i = 0; i < 32; ++i) { // the last block's padding: anything
+          const int code = numbers == Numbers::whole ? static_cast<int>(random() % 17) - 8 : static_cast<int>(random() % 256) - 128;
+          row[block / 32 * 34 + 2 + i] = static_cast<std::byte>(code);
+          if (block + i < columns_) values[block + i] = float_oracle::value_of(float_oracle::binary16, scale) * code;
+        }
+      }
+      return;
+    }
     for (std::size_t c = 0; c < columns_; ++c) {
       const float whole = static_cast<float>(static_cast<int>(random() % 17) - 8);
       if (format_.element == ElementType::f32) {
@@ -105,14 +121,17 @@ private:
       }
       const float_oracle::Format half = format_.element == ElementType::f16 ? float_oracle::binary16 : float_oracle::bfloat16;
       std::uint16_t bits = float_oracle::nearest(half, whole);
-      if (numbers == Numbers::any) { // all of F16's finite patterns, subnormals too; BF16 between 2^-40 and 2^10
-        bits = static_cast<std::uint16_t>(random());
-        if (format_.element == ElementType::bf16) bits = static_cast<std::uint16_t>((bits & 0x807fu) | (87 + random() % 50) << 7);
-        if ((bits & 0x7c00u) == 0x7c00u && format_.element == ElementType::f16) bits &= 0x83ffu;
-      }
+      if (numbers == Numbers::any) // BF16 between 2^-40 and 2^10
+        bits = format_.element == ElementType::f16 ? any_f16(random) : static_cast<std::uint16_t>((random() & 0x807fu) | (87 + random() % 50) << 7);
       std::memcpy(row + 2 * c, &bits, 2);
       values[c] = float_oracle::value_of(half, bits);
     }
+  }
+
+  /// Any finite pattern, subnormals too.
+  static std::uint16_t any_f16(std::mt19937& random) {
+    const auto bits = static_cast<std::uint16_t>(random());
+    return static_cast<std::uint16_t>((bits & 0x7c00u) == 0x7c00u ? bits & 0x83ffu : bits);
   }
 
   WeightFormat format_;

@@ -29,6 +29,9 @@ public:
   Guarded& operator=(const Guarded&) = delete;
   std::byte* data() const { return data_; }
 
+  /// The last n objects.
+  template <class T> T* last(std::size_t n) const { return reinterpret_cast<T*>(static_cast<std::byte*>(memory_) + mapped_ - page_) - n; }
+
 private:
   std::size_t page_, mapped_;
   void* memory_;
@@ -55,15 +58,59 @@ inline void widens_every_pattern(const CpuKernels& kernels) {
   }
 }
 
+/// Scale times code is exact: 11 and 8 bits.
+inline void widens_every_q8_0_scale(const CpuKernels& kernels) {
+  std::vector<std::byte> blocks(0x10000 * 34);
+  for (std::size_t scale = 0; scale < 0x10000; ++scale) {
+    std::byte* block = blocks.data() + scale * 34;
+    block[0] = static_cast<std::byte>(scale & 0xff);
+    block[1] = static_cast<std::byte>(scale >> 8);
+    for (std::size_t i = 0; i < 32; ++i) block[2 + i] = static_cast<std::byte>(scale * 32 + i * 37 + 128); // all 256 codes, over and over
+  }
+  std::vector<float> wide(0x10000 * 32);
+  kernels.widen(blocks.data(), ElementType::q8_0, wide.size(), wide.data());
+  for (std::size_t i = 0; i < wide.size(); ++i) {
+    const std::size_t scale = i / 32;
+    const int byte = std::to_integer<int>(blocks[scale * 34 + 2 + i % 32]), code = byte < 128 ? byte : byte - 256;
+    if ((scale & 0x7c00u) != 0x7c00u) {
+      ASSERT_EQ(static_cast<double>(wide[i]), float_oracle::value_of(float_oracle::binary16, static_cast<std::uint16_t>(scale)) * code)
+          << scale << " * " << code;
+    } else if ((scale & 0x3ffu) == 0 && code != 0) {
+      ASSERT_EQ(wide[i], std::numeric_limits<float>::infinity() * (scale > 0x7fff ? -1.0f : 1.0f) * static_cast<float>(code));
+    } else {
+      ASSERT_TRUE(std::isnan(wide[i])) << scale << " * " << code;
+    }
+  }
+}
+
 inline void widens_any_length_at_any_address(const CpuKernels& kernels) {
   std::mt19937 random(1);
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16})
-    for (std::size_t n = 0; n <= 41; ++n)
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0})
+    for (std::size_t n = 0; n <= 70; ++n)
       for (const std::size_t skew : {0, 1, 2, 3}) {
         const Weights source({.element = type, .bits = 0}, 1, n, Numbers::any, random, 0, skew);
         const Exact<float> out(n, sizeof(float));
         kernels.widen(source.rows().data, type, n, out.data());
         for (std::size_t i = 0; i < n; ++i) ASSERT_EQ(static_cast<double>(out[i]), source.at(0, i)) << n << " of " << name_of(type);
+      }
+}
+
+/// From any multiple of eight on, any number of codes; the row ends at a page nobody may read.
+inline void widens_codes(const CpuKernels& kernels) {
+  std::mt19937 random(9);
+  const Guarded source(8192), target(8192);
+  for (unsigned bits = 2; bits <= 8; ++bits)
+    for (const std::size_t first : {0, 8, 16, 24, 64, 256})
+      for (std::size_t n = 0; n <= 300; n += n < 70 ? 1 : 23) {
+        const WeightFormat format{.bits = bits};
+        const Weights weights(format, 1, first + n, Numbers::any, random);
+        const std::size_t row_bytes = bytes_of_row(format, first + n);
+        auto* row = source.last<std::byte>(row_bytes);
+        std::memcpy(row, weights.rows().data, row_bytes);
+        auto* out = target.last<float>(n);
+        kernels.widen_codes(row, bits, first, n, out);
+        for (std::size_t i = 0; i < n; ++i)
+          ASSERT_EQ(static_cast<double>(out[i]), weights.at(0, first + i)) << bits << " bits, column " << first << " + " << i << " of " << n;
       }
 }
 
@@ -170,7 +217,7 @@ inline void multiplies_rows(const CpuKernels& kernels) {
             ASSERT_FALSE(testing::Test::HasFatalFailure()) << name_of(format) << ", row " << r << " of " << rows << " x " << columns;
           }
         }
-  const Weights empty({.element = ElementType::f16, .bits = 0}, 2, 0, Numbers::whole, random);
+  const Weights empty({.element = ElementType::f16}, 2, 0, Numbers::whole, random);
   const Rows y(1, 2, 2);
   kernels.dot_rows(empty.rows(), 2, 0, nullptr, y.data());
   EXPECT_EQ(y.at(0, 0), 0.0f);
@@ -193,29 +240,142 @@ inline void unpacks_panels(const CpuKernels& kernels) {
         }
 }
 
+/// One call of `product` and all memory it may touch. Panels, x and y end at pages nobody may read; what lies between the values is NaN.
+class ProductCase {
+public:
+  /// How the panels lie in memory.
+  enum class Layout {
+    dense, ///< 16 floats a depth, one panel behind the other
+    gaps,  ///< more than 16 floats a depth, and something between the panels
+    rows,  ///< all panels side by side: the rows of a matrix
+  };
+
+  ProductCase(std::size_t lanes, std::size_t rows, std::size_t depth, Layout layout, Numbers numbers, std::mt19937& random)
+      : lanes_(lanes), rows_(rows), depth_(depth), x_stride_(depth + rows % 3), y_stride_(lanes + depth % 3) {
+    const std::size_t count = (lanes + lsaq::panel_rows - 1) / lsaq::panel_rows;
+    if (layout == Layout::gaps) step_ = 21;
+    if (layout == Layout::rows) step_ = count * lsaq::panel_rows;
+    panel_stride_ = layout == Layout::rows ? lsaq::panel_rows : depth * step_ + (layout == Layout::gaps ? 5 : 0);
+    const std::size_t panel_floats = depth == 0 ? 0 : (count - 1) * panel_stride_ + (depth - 1) * step_ + lsaq::panel_rows;
+    panels_ = panels_memory().last<float>(panel_floats);
+    x_ = x_memory().last<float>(rows == 0 ? 0 : (rows - 1) * x_stride_ + depth);
+    y_ = y_memory().last<float>(y_floats());
+    std::fill_n(panels_, panel_floats, std::nanf(""));
+    std::fill_n(x_, rows == 0 ? 0 : (rows - 1) * x_stride_ + depth, std::nanf(""));
+    std::uniform_real_distribution<float> uniform(-1, 1);
+    const auto number = [&] { return numbers == Numbers::whole ? static_cast<float>(static_cast<int>(random() % 17) - 8) : uniform(random); };
+    for (std::size_t k = 0; k < depth; ++k)
+      for (std::size_t l = 0; l < lanes; ++l) panels_[l / 16 * panel_stride_ + k * step_ + l % 16] = number();
+    for (std::size_t i = 0; i < rows; ++i)
+      for (std::size_t k = 0; k < depth; ++k) x_[i * x_stride_ + k] = number();
+    before_.resize(rows * lanes);
+    for (float& value : before_) value = number();
+  }
+
+  void run(const CpuKernels& kernels, bool accumulate, const lsaq::Ahead& ahead) const {
+    std::fill_n(y_, y_floats(), std::nanf(""));
+    for (std::size_t i = 0; accumulate && i < rows_; ++i) std::copy_n(before_.data() + i * lanes_, lanes_, y_ + i * y_stride_);
+    kernels.product({panels_, lanes_, panel_stride_, step_}, depth_, x_, x_stride_, rows_, y_, y_stride_, accumulate, ahead);
+    for (std::size_t i = 0; i < y_floats(); ++i) ASSERT_TRUE(i % y_stride_ < lanes_ || std::isnan(y_[i])) << "written beyond row " << i / y_stride_;
+  }
+
+  float lane(std::size_t l, std::size_t k) const { return panels_[l / 16 * panel_stride_ + k * step_ + l % 16]; }
+  float x(std::size_t i, std::size_t k) const { return x_[i * x_stride_ + k]; }
+  float before(std::size_t i, std::size_t l) const { return before_[i * lanes_ + l]; }
+  float y(std::size_t i, std::size_t l) const { return y_[i * y_stride_ + l]; }
+
+private:
+  std::size_t y_floats() const { return rows_ == 0 ? 0 : (rows_ - 1) * y_stride_ + lanes_; }
+  static const Guarded& panels_memory() {
+    static const Guarded memory(1 << 17);
+    return memory;
+  }
+  static const Guarded& x_memory() {
+    static const Guarded memory(1 << 15);
+    return memory;
+  }
+  static const Guarded& y_memory() {
+    static const Guarded memory(1 << 14);
+    return memory;
+  }
+
+  std::size_t lanes_, rows_, depth_, step_ = lsaq::panel_rows, panel_stride_ = 0, x_stride_, y_stride_;
+  float *panels_, *x_, *y_;
+  std::vector<float> before_;
+};
+
+inline constexpr ProductCase::Layout every_layout[] = {ProductCase::Layout::dense, ProductCase::Layout::gaps, ProductCase::Layout::rows};
+inline constexpr std::size_t most_rows = 26; ///< two whole tiles and a tail, whatever the path
+inline constexpr std::size_t every_depth[] = {0, 1, 2, 15, 16, 17, 19, 33};
+
 inline void multiplies_panels(const CpuKernels& kernels) {
   std::mt19937 random(7);
-  for (const Numbers numbers : {Numbers::whole, Numbers::any})
-    for (const bool accumulate : {false, true})
-      for (const std::size_t gap : {0, 5})
-        for (std::size_t rows = 1; rows <= lsaq::panel_rows; ++rows)
-          for (std::size_t tokens = 1; tokens <= 13; ++tokens)
-            for (const std::size_t depth : {1, 2, 19}) {
-              const std::size_t stride = lsaq::panel_rows + gap;
-              const Rows panel(depth, lsaq::panel_rows, stride, numbers, random), x(tokens, depth, depth + gap, numbers, random);
-              const Rows before(tokens, rows, rows + gap, numbers, random), y(tokens, rows, rows + gap);
-              if (accumulate) std::copy(before.all().begin(), before.all().end(), y.data());
-              kernels.product(panel.data(), stride, depth, x.data(), x.stride(), tokens, y.data(), y.stride(), rows, accumulate);
-              for (std::size_t t = 0; t < tokens; ++t)
-                for (std::size_t r = 0; r < rows; ++r) {
-                  Sum sum;
-                  if (accumulate) sum.add(1, before.at(t, r));
-                  for (std::size_t k = 0; k < depth; ++k) sum.add(panel.at(k, r), x.at(t, k));
-                  expect_sum(y.at(t, r), sum, numbers);
-                  ASSERT_FALSE(testing::Test::HasFatalFailure()) << t << " of " << tokens << " tokens, " << r << " of " << rows << " rows, depth " << depth;
-                }
-              expect_gaps_untouched(y, tokens, rows);
+  const std::vector<std::byte> next(1 << 16); // what is fetched ahead is never used
+  for (std::size_t lanes = 1; lanes <= 64; ++lanes)
+    for (std::size_t rows = 0; rows <= most_rows; ++rows)
+      for (const Numbers numbers : {Numbers::whole, Numbers::any}) {
+        const std::size_t depth = every_depth[random() % std::size(every_depth)];
+        const bool accumulate = random() % 2 != 0;
+        const lsaq::Ahead ahead = random() % 2 != 0 ? lsaq::Ahead{next.data(), 68, 16} : lsaq::Ahead{};
+        const ProductCase product(lanes, rows, depth, every_layout[random() % 3], numbers, random);
+        product.run(kernels, accumulate, ahead);
+        for (std::size_t i = 0; i < rows; ++i)
+          for (std::size_t l = 0; l < lanes; ++l) {
+            Sum sum;
+            if (accumulate) sum.add(1, product.before(i, l));
+            for (std::size_t k = 0; k < depth; ++k) sum.add(product.x(i, k), product.lane(l, k));
+            expect_sum(product.y(i, l), sum, numbers);
+            ASSERT_FALSE(testing::Test::HasFatalFailure())
+                << "row " << i << " of " << rows << ", lane " << l << " of " << lanes << ", depth " << depth << (accumulate ? ", added" : "");
+          }
+      }
+}
+
+/// Sums run over k in order, rounded once a step where the machine multiplies and adds in one instruction: a value depends on its row and its lane only.
+inline void sums_in_order(const CpuKernels& kernels) {
+  std::mt19937 random(10);
+  bool fused = true, plain = kernels.isa == Isa::scalar || kernels.isa == Isa::eigen; // these may be either, by the compiler's flags
+  for (std::size_t lanes = 1; lanes <= 64; lanes += lanes < 20 ? 1 : 11)
+    for (std::size_t rows = 1; rows <= most_rows; ++rows)
+      for (const bool accumulate : {false, true}) {
+        const std::size_t depth = 30 + rows % 5;
+        const ProductCase product(lanes, rows, depth, every_layout[rows % 3], Numbers::any, random);
+        product.run(kernels, accumulate, {});
+        for (std::size_t i = 0; i < rows; ++i)
+          for (std::size_t l = 0; l < lanes; ++l) {
+            float once = 0;
+            volatile float twice = 0; // volatile: two roundings, whatever the compiler's flags
+            for (std::size_t k = 0; k < depth; ++k) {
+              once = std::fma(product.x(i, k), product.lane(l, k), once);
+              const volatile float term = product.x(i, k) * product.lane(l, k);
+              twice = twice + term;
             }
+            const float before = accumulate ? product.before(i, l) : 0.0f;
+            fused = fused && product.y(i, l) == before + once;
+            plain = plain && product.y(i, l) == before + twice;
+            ASSERT_TRUE(fused || plain) << "row " << i << " of " << rows << ", lane " << l << " of " << lanes;
+          }
+      }
+}
+
+inline void compares(const CpuKernels& kernels) {
+  std::mt19937 random(11);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float some[] = {0.0f, -0.0f, 1.0f, -1.0f, std::nextafter(1.0f, 2.0f), infinity, -infinity, std::nanf(""), -std::nanf(""), 1e-45f, -1e-45f};
+  const Guarded left(4096), right(4096);
+  EXPECT_EQ(kernels.above(nullptr, nullptr, 0), 0u);
+  for (std::size_t n = 0; n <= 64; ++n)
+    for (int round = 0; round < 50; ++round) {
+      float *const values = left.last<float>(n), *const limits = right.last<float>(n);
+      std::uint64_t expected = 0;
+      for (std::size_t i = 0; i < n; ++i) {
+        const bool equal = random() % 4 == 0;
+        values[i] = some[random() % std::size(some)];
+        limits[i] = equal ? values[i] : some[random() % std::size(some)];
+        if (!(values[i] <= limits[i])) expected |= std::uint64_t{1} << i;
+      }
+      ASSERT_EQ(kernels.above(values, limits, n), expected) << n;
+    }
 }
 
 /// Weights and inputs that end at a page nobody may read.
@@ -237,26 +397,36 @@ inline void reads_nothing_beyond_the_rows(const CpuKernels& kernels) {
       kernels.unpack(guarded, rows, 0, columns, panel);
       ASSERT_EQ(static_cast<double>(panel[(columns - 1) * lsaq::panel_rows + 2]), weights.at(2, columns - 1));
       if (format.packed()) continue;
-      kernels.widen(source.data(), format.element, rows * columns, panel + columns * (lsaq::panel_rows - rows));
-      ASSERT_EQ(static_cast<double>(panel[columns * lsaq::panel_rows - 1]), weights.at(2, columns - 1));
+      auto* last = source.last<std::byte>(row_bytes);
+      if (format.element == ElementType::q8_0 && columns % 32 != 0) { // the last block ends with its last code
+        const std::size_t bytes = columns / 32 * 34 + 2 + columns % 32;
+        last = static_cast<std::byte*>(std::memmove(source.last<std::byte>(bytes), last, bytes));
+      }
+      float* const wide = output.last<float>(columns);
+      kernels.widen(last, format.element, columns, wide);
+      ASSERT_EQ(static_cast<double>(wide[columns - 1]), weights.at(2, columns - 1));
     }
 }
 
+} // namespace kernel_contract
+
 /// Defines the tests of the path `isa` in the suite `suite`.
 #define LSAQ_KERNEL_CONTRACT(suite, isa)                                                                                                                       \
-  LSAQ_KERNEL_TEST(suite, isa, WidensEveryPattern, widens_every_pattern)                                                                                       \
-  LSAQ_KERNEL_TEST(suite, isa, WidensAnyLengthAtAnyAddress, widens_any_length_at_any_address)                                                                  \
-  LSAQ_KERNEL_TEST(suite, isa, NarrowsToTheNearest, narrows_to_the_nearest)                                                                                    \
-  LSAQ_KERNEL_TEST(suite, isa, FindsTheLargestMagnitude, finds_the_largest_magnitude)                                                                          \
-  LSAQ_KERNEL_TEST(suite, isa, QuantizesByTheRule, quantizes_by_the_rule)                                                                                      \
-  LSAQ_KERNEL_TEST(suite, isa, MultipliesRows, multiplies_rows)                                                                                                \
-  LSAQ_KERNEL_TEST(suite, isa, UnpacksPanels, unpacks_panels)                                                                                                  \
-  LSAQ_KERNEL_TEST(suite, isa, MultipliesPanels, multiplies_panels)                                                                                            \
-  LSAQ_KERNEL_TEST(suite, isa, ReadsNothingBeyondTheRows, reads_nothing_beyond_the_rows)
+  LSAQ_KERNEL_TEST(suite, isa, WidensEveryPattern, kernel_contract::widens_every_pattern)                                                                      \
+  LSAQ_KERNEL_TEST(suite, isa, WidensEveryQ80Scale, kernel_contract::widens_every_q8_0_scale)                                                                  \
+  LSAQ_KERNEL_TEST(suite, isa, WidensAnyLengthAtAnyAddress, kernel_contract::widens_any_length_at_any_address)                                                 \
+  LSAQ_KERNEL_TEST(suite, isa, WidensCodes, kernel_contract::widens_codes)                                                                                     \
+  LSAQ_KERNEL_TEST(suite, isa, NarrowsToTheNearest, kernel_contract::narrows_to_the_nearest)                                                                   \
+  LSAQ_KERNEL_TEST(suite, isa, FindsTheLargestMagnitude, kernel_contract::finds_the_largest_magnitude)                                                         \
+  LSAQ_KERNEL_TEST(suite, isa, QuantizesByTheRule, kernel_contract::quantizes_by_the_rule)                                                                     \
+  LSAQ_KERNEL_TEST(suite, isa, MultipliesRows, kernel_contract::multiplies_rows)                                                                               \
+  LSAQ_KERNEL_TEST(suite, isa, UnpacksPanels, kernel_contract::unpacks_panels)                                                                                 \
+  LSAQ_KERNEL_TEST(suite, isa, MultipliesPanels, kernel_contract::multiplies_panels)                                                                           \
+  LSAQ_KERNEL_TEST(suite, isa, SumsInOrder, kernel_contract::sums_in_order)                                                                                    \
+  LSAQ_KERNEL_TEST(suite, isa, Compares, kernel_contract::compares)                                                                                            \
+  LSAQ_KERNEL_TEST(suite, isa, ReadsNothingBeyondTheRows, kernel_contract::reads_nothing_beyond_the_rows)
 #define LSAQ_KERNEL_TEST(suite, isa, name, function)                                                                                                           \
   TEST(suite, name) {                                                                                                                                          \
     SKIP_UNLESS_RUNS(isa);                                                                                                                                     \
-    kernel_contract::function(lsaq::kernels_of(isa));                                                                                                          \
+    function(lsaq::kernels_of(isa));                                                                                                                           \
   }
-
-} // namespace kernel_contract

@@ -31,11 +31,45 @@ protected:
     expect_gaps_untouched(y, tokens, rows);
   }
 
+  /// Weights that can be read in place: whole floats between the rows.
+  Weights weights_of(WeightFormat format, std::size_t rows, std::size_t columns, Numbers numbers, std::size_t gap = 0) {
+    const bool floats = !format.packed() && format.element == ElementType::f32;
+    return {format, rows, columns, numbers, random_, floats ? 4 * gap : gap, floats ? 0 : gap % 4};
+  }
+
+  /// Tokens as panels; the memory ends with the last panel.
+  Exact<float> packed_of(const Rows& x, std::size_t first, std::size_t tokens, std::size_t columns) const {
+    Exact<float> packed(lsaq::packed_tokens_floats(tokens, columns), sizeof(float));
+    std::fill(packed.begin(), packed.end(), std::nanf(""));
+    for (std::size_t panel = (tokens + lsaq::panel_rows - 1) / lsaq::panel_rows; panel-- > 0;)
+      lsaq::pack_token_panel(lsaq::kernels_of(GetParam()), x.data() + first * x.stride(), x.stride(), tokens, columns, panel, packed.data());
+    return packed;
+  }
+
+  void multiply_packed(const Weights& weights, std::size_t first, std::size_t rows, const Exact<float>& packed, std::size_t tokens, const Rows& y) const {
+    const WeightRows all = weights.rows();
+    lsaq::multiply_packed_tokens(lsaq::kernels_of(GetParam()), {all.row(first), all.row_bytes, all.format}, rows, weights.columns(), packed.data(), tokens,
+                                 y.data() + first, y.stride());
+  }
+
+  /// One product with packed tokens against the double loops.
+  void check_packed(WeightFormat format, std::size_t rows, std::size_t columns, std::size_t tokens, std::size_t gap, Numbers numbers) {
+    const Weights weights = weights_of(format, rows, columns, numbers, gap);
+    const Rows x(tokens, columns, columns + gap, numbers, random_), y(tokens, rows, rows + gap);
+    multiply_packed(weights, 0, rows, packed_of(x, 0, tokens, columns), tokens, y);
+    for (std::size_t t = 0; t < tokens; ++t)
+      for (std::size_t r = 0; r < rows; ++r) {
+        expect_sum(y.at(t, r), product_of(weights, r, x, t), numbers);
+        ASSERT_FALSE(HasFatalFailure()) << name_of(format) << ", token " << t << " of " << tokens << ", row " << r << " of " << rows << ", " << columns
+                                        << " columns";
+      }
+    expect_gaps_untouched(y, tokens, rows);
+  }
+
   std::mt19937 random_{11};
 };
 
-INSTANTIATE_TEST_SUITE_P(Paths, PanelMatmul, testing::Values(Isa::scalar, Isa::eigen, Isa::avx2),
-                         [](const auto& param) { return std::string(name_of(param.param)); });
+INSTANTIATE_TEST_SUITE_P(Paths, PanelMatmul, testing::ValuesIn(lsaq::all_isas), [](const auto& param) { return std::string(name_of(param.param)); });
 
 TEST_P(PanelMatmul, EveryTailOfColumns) {
   for (const WeightFormat format : all_formats())
@@ -78,7 +112,7 @@ TEST_P(PanelMatmul, StaysWithinTheBoundOfItsSummationLength) {
 
 TEST_P(PanelMatmul, NoColumnsGiveZero) {
   for (const std::size_t tokens : {1, 5}) {
-    const Weights weights({.element = ElementType::f16, .bits = 0}, 18, 0, Numbers::whole, random_);
+    const Weights weights({.element = ElementType::f16}, 18, 0, Numbers::whole, random_);
     const Rows x(tokens, 0, 0), y(tokens, 18, 20);
     multiply(weights, 0, 18, x, tokens, y);
     for (std::size_t t = 0; t < tokens; ++t)
@@ -126,6 +160,112 @@ TEST_P(PanelMatmul, ATokenGetsTheSameResultInAnyBatchOfItsKind) {
       ASSERT_EQ(std::memcmp(part.data(), &all.at(first, 0), count * rows * sizeof(float)), 0) << name_of(format) << ", tokens from " << first;
     }
   }
+}
+
+TEST(ColumnChunk, DividesEvenlyInWholeBlocks) {
+  static_assert(lsaq::column_chunk(0) == 0 && lsaq::column_chunk(1) == 32 && lsaq::column_chunk(256) == 256);
+  for (std::size_t columns = 1; columns <= 5000; ++columns) {
+    const std::size_t chunk = lsaq::column_chunk(columns), chunks = (columns + chunk - 1) / chunk;
+    ASSERT_TRUE(chunk % 32 == 0 && chunk <= lsaq::panel_columns) << columns;
+    ASSERT_EQ(chunks, (columns + lsaq::panel_columns - 1) / lsaq::panel_columns) << columns << ": no more chunks than needed";
+  }
+}
+
+TEST(PackedTokensFloats, CountsWholePanels) {
+  static_assert(lsaq::packed_tokens_floats(0, 7) == 0 && lsaq::packed_tokens_floats(1, 7) == 112 && lsaq::packed_tokens_floats(16, 7) == 112);
+  static_assert(lsaq::packed_tokens_floats(17, 7) == 224 && lsaq::packed_tokens_floats(65, 3) == 240);
+}
+
+/// Every float of the panels is written, and each token is where token_panels says.
+TEST_P(PanelMatmul, PacksEveryToken) {
+  for (const std::size_t tokens : {1, 15, 16, 17, 63, 64, 65, 79, 128, 130})
+    for (const std::size_t columns : {1, 31, 256, 300, 600}) {
+      const Rows x(tokens, columns, columns + 3, Numbers::any, random_);
+      const Exact<float> packed = packed_of(x, 0, tokens, columns);
+      for (std::size_t first = 0; first < columns; first += lsaq::column_chunk(columns)) {
+        const std::size_t depth = std::min(lsaq::column_chunk(columns), columns - first);
+        for (std::size_t token = 0; token < tokens; token += lsaq::token_block) {
+          const lsaq::Panels panels = lsaq::token_panels(packed.data(), token, tokens, columns, first, depth);
+          ASSERT_EQ(panels.lanes, std::min(lsaq::token_block, tokens - token));
+          for (std::size_t lane = 0; lane < panels.lanes; ++lane)
+            for (std::size_t k = 0; k < depth; ++k)
+              ASSERT_EQ(panels.data[lane / 16 * panels.panel_stride + k * panels.step + lane % 16], x.at(token + lane, first + k))
+                  << "token " << token + lane << " of " << tokens << ", column " << first + k << " of " << columns;
+        }
+      }
+    }
+}
+
+TEST_P(PanelMatmul, PackedTokensEveryNumber) {
+  std::size_t turn = 0;
+  for (const WeightFormat format : all_formats())
+    for (std::size_t tokens = 12; tokens <= 70; ++tokens) {
+      constexpr std::size_t columns[] = {1, 33, 64, 300}, rows[] = {1, 13, 17};
+      ++turn;
+      check_packed(format, rows[turn % 3], columns[turn % 4], tokens, turn % 5, Numbers::whole);
+      if (HasFatalFailure()) return;
+    }
+}
+
+TEST_P(PanelMatmul, PackedTokensEveryTail) {
+  std::size_t turn = 0;
+  for (const WeightFormat format : all_formats())
+    for (const std::size_t columns : {1, 33, 255, 256, 257, 300, 513, 576})
+      for (const Numbers numbers : {Numbers::whole, Numbers::any}) {
+        constexpr std::size_t tokens[] = {12, 16, 33, 65, 130}, rows[] = {1, 12, 23, 96, 97, 110, 16};
+        ++turn;
+        check_packed(format, rows[turn % 7], columns, tokens[turn % 5], turn % 4, numbers);
+        if (HasFatalFailure()) return;
+      }
+}
+
+/// Rounded sums: only the same order of additions gives the same bits, however rows and tokens are divided.
+TEST_P(PanelMatmul, PackedTokensGiveTheSameInAnyCompany) {
+  constexpr std::size_t rows = 115, tokens = 90;
+  for (const WeightFormat format : all_formats())
+    for (const std::size_t columns : {96, 333}) {
+      const Weights weights = weights_of(format, rows, columns, Numbers::any);
+      const Rows x(tokens, columns, columns + 1, Numbers::any, random_), whole(tokens, rows, rows + 2), parts(tokens, rows, rows + 2);
+      const Exact<float> packed = packed_of(x, 0, tokens, columns);
+      multiply_packed(weights, 0, rows, packed, tokens, whole);
+      for (std::size_t first = 0, count = 1; first < rows; first += count, count += 7)
+        multiply_packed(weights, first, std::min(count, rows - first), packed, tokens, parts);
+      ASSERT_EQ(std::memcmp(parts.data(), whole.data(), whole.all().size() * sizeof(float)), 0) << name_of(format) << ", " << columns << " columns";
+      for (const auto& [first, count] : {std::pair<std::size_t, std::size_t>(0, 1), {1, 12}, {13, 66}, {79, 11}}) {
+        const Rows some(count, rows, rows + 2);
+        multiply_packed(weights, 0, rows, packed_of(x, first, count, columns), count, some);
+        ASSERT_EQ(std::memcmp(some.data(), &whole.at(first, 0), some.all().size() * sizeof(float)), 0) << name_of(format) << ", tokens from " << first;
+      }
+    }
+}
+
+/// Lanes anywhere in memory, rows by the row, sums added to what is there.
+TEST_P(PanelMatmul, MultipliesPanelsOfTheCallers) {
+  for (const WeightFormat format : all_formats())
+    for (const std::size_t first : {0, 32, 256})
+      for (const std::size_t depth : {1, 40, 256})
+        for (const std::size_t rows : {0, 1, 11, 12, 13, 30}) {
+          const std::size_t lanes = 1 + (rows * 5 + depth) % 64;
+          const Weights weights = weights_of(format, rows, first + depth, Numbers::whole, depth % 3);
+          const Rows x(lanes, depth, depth, Numbers::whole, random_), before(rows, lanes, lanes + 3, Numbers::whole, random_), y(rows, lanes, lanes + 3);
+          constexpr std::size_t step = 64;
+          std::vector<float> side_by_side(depth * step, std::nanf(""));
+          for (std::size_t k = 0; k < depth; ++k)
+            for (std::size_t l = 0; l < lanes; ++l) side_by_side[k * step + l] = x.at(l, k);
+          for (const bool accumulate : {false, true}) {
+            if (accumulate) std::copy(before.all().begin(), before.all().end(), y.data());
+            lsaq::multiply_panels(lsaq::kernels_of(GetParam()), weights.rows(), rows, first, depth, {side_by_side.data(), lanes, lsaq::panel_rows, step},
+                                  y.data(), y.stride(), accumulate);
+            for (std::size_t r = 0; r < rows; ++r)
+              for (std::size_t l = 0; l < lanes; ++l) {
+                double expected = accumulate ? before.at(r, l) : 0;
+                for (std::size_t k = 0; k < depth; ++k) expected += weights.at(r, first + k) * x.at(l, k);
+                ASSERT_EQ(static_cast<double>(y.at(r, l)), expected)
+                    << name_of(format) << ", row " << r << " of " << rows << ", columns " << first << " + " << depth;
+              }
+            expect_gaps_untouched(y, rows, lanes);
+          }
+        }
 }
 
 } // namespace

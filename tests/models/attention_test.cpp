@@ -94,7 +94,7 @@ TEST_P(Attention, IsSoftmaxOverVisibleKeys) {
     for (const float size : {1.0f, 20.0f}) { // 20: scores in the hundreds, nearly all weight on one key
       Scene scene(c, type, size);
       const std::vector<double> wanted = expected(c, scene);
-      for (const lsaq::Isa isa : {lsaq::Isa::scalar, lsaq::Isa::eigen, lsaq::Isa::avx2}) {
+      for (const lsaq::Isa isa : lsaq::all_isas) {
         if (!lsaq::cpu_runs(isa)) continue;
         const std::vector<float> found = attended(c, scene, {}, isa);
         double worst = 0;

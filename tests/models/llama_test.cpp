@@ -112,7 +112,7 @@ TEST(Decoder, PackedLayersComputeWhatTheirValuesDo) {
     const PlainDecoder plain = small_llama::with_deployed(unquantized, weights);
     const Tokens tokens = some_tokens(model, 30);
     const Doubles wanted = plain.logits(plain.run(tokens).back().back());
-    for (const lsaq::Isa isa : {lsaq::Isa::scalar, lsaq::Isa::eigen, lsaq::Isa::avx2}) {
+    for (const lsaq::Isa isa : lsaq::all_isas) {
       if (!lsaq::cpu_runs(isa)) continue;
       Decoder decoder(opened.config, weights, Device({}, isa), tokens.size(), ElementType::f32);
       EXPECT_LT(distance(decoder.forward(tokens), wanted), float_error) << name_of(isa);

@@ -147,7 +147,7 @@ inline float scale_of(lsaq::PackedView packed, std::size_t row) {
 /// The paths this machine runs.
 inline std::vector<lsaq::Isa> runnable_paths() {
   std::vector<lsaq::Isa> paths;
-  for (const lsaq::Isa isa : {lsaq::Isa::scalar, lsaq::Isa::eigen, lsaq::Isa::avx2})
+  for (const lsaq::Isa isa : lsaq::all_isas)
     if (lsaq::cpu_runs(isa)) paths.push_back(isa);
   return paths;
 }

@@ -1,4 +1,4 @@
-// What people read: amounts, the chart of importance, the table of a plan; every line within 80 columns.
+// What people read: amounts, the chart of importance, metrics compared, the table of a plan; every line within 80 columns.
 #include <lsaq/report.hpp>
 
 #include <formats/make_files.hpp>
@@ -11,10 +11,13 @@ using lsaq::format_bytes;
 using lsaq::format_ranges;
 using lsaq::Importance;
 using lsaq::importance_chart;
+using lsaq::importance_comparison;
+using lsaq::NamedOrder;
 using lsaq::Plan;
 using lsaq::wrap;
 using testing::HasSubstr;
 using testing::MatchesRegex;
+using testing::Not;
 using namespace lsaq::literals;
 
 std::vector<std::string> lines_of(const std::string& text) {
@@ -131,7 +134,7 @@ TEST(ImportanceChart, WithAPlanShowsBits) {
   EXPECT_THAT(lines[3], MatchesRegex(".* 2 +4 =+"));
   EXPECT_THAT(lines[4], MatchesRegex(".* 4 +8 =+"));
   EXPECT_EQ(bar_of(lines[4]), 40u);
-  EXPECT_THAT(importance_chart(sample), testing::Not(HasSubstr("bits")));
+  EXPECT_THAT(importance_chart(sample), Not(HasSubstr("bits")));
 }
 
 TEST(ImportanceChart, APlanOfAnotherModelIsRefused) {
@@ -149,6 +152,73 @@ TEST(ImportanceChart, FitsWhateverTheScoresAre) {
   }
   Importance many{.metric = "m", .scores = std::vector<double>(1200, 1.0)};
   expect_80_columns(importance_chart(many));
+}
+
+TEST(QuarterOf, RoundsDownToAtLeastOne) {
+  EXPECT_EQ(lsaq::quarter_of(1), 1u);
+  EXPECT_EQ(lsaq::quarter_of(7), 1u);
+  EXPECT_EQ(lsaq::quarter_of(30), 7u);
+  EXPECT_EQ(lsaq::quarter_of(32), 8u);
+}
+
+std::vector<std::size_t> layers_down_from(std::size_t last) {
+  std::vector<std::size_t> layers(last + 1);
+  for (std::size_t l = 0; l <= last; ++l) layers[l] = last - l;
+  return layers;
+}
+
+TEST(ImportanceComparison, TableTwoAndTheMatrix) {
+  // The paper's Table II.
+  std::vector<std::size_t> cosine = {27, 26, 28, 25, 24, 29, 23, 22}, jaccard = {27, 26, 28, 24, 23, 25, 22, 29};
+  cosine.resize(32);
+  jaccard.resize(32);
+  const std::vector<NamedOrder> orders = {{"Cosine", cosine}, {"Jaccard", jaccard}};
+  EXPECT_EQ(importance_comparison(orders, {{1, 0.984}, {-0.984, std::numeric_limits<double>::quiet_NaN()}}),
+            "Least important quarter of 32 layers, least important first\n"
+            "  1 Cosine   27, 26, 28, 25, 24, 29, 23, 22\n"
+            "  2 Jaccard  27, 26, 28, 24, 23, 25, 22, 29\n"
+            "\n"
+            "Rank correlation (Spearman)\n"
+            "                1     2\n"
+            "  1 Cosine   1.00  0.98\n"
+            "  2 Jaccard -0.98     -\n");
+}
+
+TEST(ImportanceComparison, FitsWhateverTheNamesAreAndHoweverMany) {
+  for (const std::size_t count : {1u, 8u, 9u, 20u, 120u}) {
+    std::vector<NamedOrder> orders;
+    for (std::size_t i = 0; i < count; ++i) orders.push_back({std::string(i % 4 == 3 ? 200 : 5 * i % 31, 'n'), layers_down_from(199)});
+    const std::vector<std::vector<double>> correlations(count, std::vector<double>(count, -1.0));
+    const std::string table = importance_comparison(orders, correlations);
+    expect_80_columns(table);
+    EXPECT_EQ(table, importance_comparison(orders, correlations));
+    std::size_t cells = 0;
+    for (std::size_t at = table.find(" -1.00"); at != std::string::npos; at = table.find(" -1.00", at + 1)) ++cells;
+    EXPECT_EQ(cells, count * count) << "every pair is shown";
+    for (std::size_t layer = 150; layer < 200; ++layer) EXPECT_THAT(table, testing::ContainsRegex("[ \n]" + std::to_string(layer) + "[,\n]"));
+    EXPECT_THAT(table, Not(testing::ContainsRegex("[ ,]149[,\n]")));
+  }
+}
+
+TEST(ImportanceComparison, NamesAreCountedInCharactersAndCutBetweenThem) {
+  std::string name;
+  for (int i = 0; i < 30; ++i) name += "\xc3\xa9";
+  const std::vector<std::string> lines = lines_of(importance_comparison(std::vector<NamedOrder>{{name, {0}}, {"\xc3\xa9", {0}}}, {{1, 1}, {1, 1}}));
+  ASSERT_EQ(lines.size(), 9u);
+  EXPECT_EQ(lines[1], "  1 " + name) << "whole above its layers";
+  EXPECT_EQ(lines[2], std::string(32, ' ') + "0");
+  EXPECT_EQ(lines[3], "  2 \xc3\xa9" + std::string(27, ' ') + "0");
+  EXPECT_EQ(lines[7], "  1 " + name.substr(0, 48) + "..  1.00  1.00");
+}
+
+TEST(ImportanceComparison, WhatDoesNotFitTogetherIsRefused) {
+  const auto message = [](const std::vector<NamedOrder>& orders, const std::vector<std::vector<double>>& correlations) {
+    return make_files::message_of<lsaq::InvalidArgument>([&] { importance_comparison(orders, correlations); });
+  };
+  make_files::expect_mentions(message({{"a", {0}}}, {}), {"1 orders", "0 rows"});
+  make_files::expect_mentions(message({{"a", {0, 1}}, {"b", {0}}}, {{1, 1}, {1, 1}}), {"of 2 and of 1 layers"});
+  make_files::expect_mentions(message({{"a", {0}}, {"b", {0}}}, {{1, 1}, {1}}), {"row 1", "1 correlations for 2"});
+  EXPECT_EQ(importance_comparison({}, {}), "");
 }
 
 TEST(PlanTable, LayersByWidthAndBytes) {

@@ -31,24 +31,28 @@ public:
   /// Brings packed weights into the form the products read. The canonical form already is; takes and returns ownership.
   PackedMatrix prepare(PackedMatrix packed) const { return packed; }
 
-  /// Bytes of workspace a product with `tokens` rows of input needs: none on this backend (16 KiB of stack a thread instead).
-  std::size_t workspace_bytes(PackedView, std::size_t) const noexcept { return 0; }
-  std::size_t workspace_bytes(MatrixView, std::size_t) const noexcept { return 0; }
+  /// Bytes of workspace with which a product with `tokens` rows of input is fastest: its input again, transposed. Few tokens need none.
+  std::size_t workspace_bytes(PackedView weights, std::size_t tokens) const noexcept { return workspace_bytes(weights.columns, tokens); }
+  std::size_t workspace_bytes(MatrixView weights, std::size_t tokens) const noexcept { return workspace_bytes(weights.columns, tokens); }
+  static std::size_t workspace_bytes(std::size_t columns, std::size_t tokens) noexcept {
+    return tokens < token_panels_min ? 0 : packed_tokens_floats(tokens, columns) * sizeof(float);
+  }
 
   /// y = x W^T for a packed W: x is tokens x W.columns (FP32), y is tokens x W.rows, both the caller's.
   ///
-  /// Codes are multiplied by FP32 activations and summed in FP32, the row's scale is applied once at the end. Allocates nothing; the result does not depend on
+  /// Codes are multiplied by FP32 activations and summed in FP32, the row's scale is applied once at the end. Allocates nothing; uses 40 KiB of stack a thread.
+  /// A workspace smaller than workspace_bytes() (or not aligned to four bytes) is left unused, which is slower for many tokens. The result does not depend on
   /// the number of threads.
-  Status matmul(PackedView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> = {}) const noexcept {
+  Status matmul(PackedView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
     if (weights.bits < min_bits || weights.bits > max_bits) return Status::unsupported;
     return multiply({weights.data, weights.row_bytes(), {.element = ElementType::f32, .bits = weights.bits}}, {weights.rows, weights.columns},
-                    weights.scale_data(), weights.scale_type, x, y);
+                    weights.scale_data(), weights.scale_type, x, y, workspace);
   }
 
-  /// y = x W^T for FP32, FP16 or BF16 weights, read in place.
-  Status matmul(MatrixView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> = {}) const noexcept {
-    return multiply({static_cast<const std::byte*>(weights.data), weights.stride * size_of(weights.type), {.element = weights.type}},
-                    {weights.rows, weights.columns}, nullptr, ScaleType::f32, x, y);
+  /// y = x W^T for FP32, FP16, BF16 or Q8_0 weights, read in place.
+  Status matmul(MatrixView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
+    return multiply({static_cast<const std::byte*>(weights.data), weights.row_bytes(), {.element = weights.type}}, {weights.rows, weights.columns}, nullptr,
+                    ScaleType::f32, x, y, workspace);
   }
 
   Status matmul(const PackedMatrix& weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
@@ -67,19 +71,29 @@ public:
   }
 
 private:
-  Status multiply(const WeightRows& weights, MatrixShape shape, const std::byte* scales, ScaleType scale_type, MatrixView x,
-                  MutableMatrixView y) const noexcept {
+  Status multiply(const WeightRows& weights, MatrixShape shape, const std::byte* scales, ScaleType scale_type, MatrixView x, MutableMatrixView y,
+                  std::span<std::byte> workspace) const noexcept {
     if (x.type != ElementType::f32 || x.columns != shape.columns || y.columns != shape.rows || x.rows != y.rows) return Status::shape_mismatch;
     const auto* input = static_cast<const float*>(x.data);
+    const std::size_t threads = executor_.concurrency();
+    const std::size_t needed = workspace_bytes(shape.columns, x.rows);
+    const bool pack = needed != 0 && workspace.size() >= needed && reinterpret_cast<std::uintptr_t>(workspace.data()) % alignof(float) == 0;
+    auto* const packed = pack ? reinterpret_cast<float*>(workspace.data()) : nullptr;
+    if (pack)
+      executor_.parallel_for((x.rows + panel_rows - 1) / panel_rows,
+                             [&](std::size_t panel) { pack_token_panel(*kernels_, input, x.stride, x.rows, shape.columns, panel, packed); });
     const std::size_t panels = (shape.rows + panel_rows - 1) / panel_rows;
     // Four tasks a thread even out their speeds; a task below some 32 KiB of weights costs more to hand over than to run.
     const std::size_t by_size = std::max<std::size_t>(1, shape.rows * weights.row_bytes * std::max<std::size_t>(1, x.rows / 4) >> 15);
-    const std::size_t threads = executor_.concurrency();
     const std::size_t tasks = std::min({panels, by_size, threads == 1 ? 1 : threads * 4});
     executor_.parallel_for(tasks, [&](std::size_t task) {
       const std::size_t first = panels * task / tasks * panel_rows;
       const std::size_t end = std::min(panels * (task + 1) / tasks * panel_rows, shape.rows);
-      multiply_rows(*kernels_, weights, first, end - first, shape.columns, input, x.stride, x.rows, y.data + first, y.stride);
+      if (pack)
+        multiply_packed_tokens(*kernels_, {weights.row(first), weights.row_bytes, weights.format}, end - first, shape.columns, packed, x.rows, y.data + first,
+                               y.stride);
+      else
+        multiply_rows(*kernels_, weights, first, end - first, shape.columns, input, x.stride, x.rows, y.data + first, y.stride);
       if (scales == nullptr) return;
       for (std::size_t r = first; r < end; ++r) {
         const float scale = load_scale(scales, scale_type, r);

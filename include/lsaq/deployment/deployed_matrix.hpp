@@ -55,9 +55,9 @@ public:
   FloatMatrix take_floats() && { return std::get<FloatMatrix>(std::move(weights_)); }
 
   /// y = x W^T on the backend.
-  template <backend Device> Status matmul(const Device& device, MatrixView x, MutableMatrixView y) const noexcept {
-    if (const auto* packed = std::get_if<PackedMatrix>(&weights_)) return device.matmul(packed->view(), x, y, std::span<std::byte>{});
-    return device.matmul(std::get<FloatMatrix>(weights_).view(), x, y, std::span<std::byte>{});
+  template <backend Device> Status matmul(const Device& device, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
+    if (const auto* packed = std::get_if<PackedMatrix>(&weights_)) return device.matmul(packed->view(), x, y, workspace);
+    return device.matmul(std::get<FloatMatrix>(weights_).view(), x, y, workspace);
   }
 
 private:
@@ -96,6 +96,7 @@ DeployedMatrix deploy_matrix(const Device& device, const std::string& tensor, Ma
   const CpuKernels& kernels = select_kernels();
   if (options.bits != 16 && (options.bits < min_bits || options.bits > max_bits))
     fail<InvalidArgument>("tensor " + tensor + " can't be deployed at " + std::to_string(options.bits) + " bits: 16 and 2 to 8 are possible");
+  if (options.unquantized == ElementType::q8_0) fail<InvalidArgument>("tensor " + tensor + ": unquantized weights are F16, BF16 or F32, not Q8_0");
   const bool quantized = options.bits != 16;
   const std::size_t block_rows = std::min(shape.rows, std::max<std::size_t>(64, (std::size_t{1} << 18) / std::max<std::size_t>(1, shape.columns)));
   std::vector<float> block(block_rows * shape.columns);

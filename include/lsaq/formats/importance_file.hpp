@@ -16,6 +16,12 @@ inline nlohmann::json importance_to_json(const Importance& importance, const std
                       {"scores", importance.scores},   {"spread", importance.spread},
                       {"order", importance.order()}};
   if (top_k != 0) json["top_k"] = top_k;
+  if (const std::size_t layers = importance.scores.size(); !importance.window_scores.empty()) {
+    nlohmann::json& windows = json["window_scores"] = nlohmann::json::array();
+    for (std::size_t first = 0; first < importance.window_scores.size(); first += layers)
+      windows.push_back(std::vector<double>(importance.window_scores.begin() + static_cast<std::ptrdiff_t>(first),
+                                            importance.window_scores.begin() + static_cast<std::ptrdiff_t>(first + layers)));
+  }
   return json;
 }
 
@@ -25,15 +31,15 @@ inline Importance importance_from_json(const nlohmann::json& json, const std::st
   if (!json.is_object() || json.value("schema", nlohmann::json()) != "lsaq.importance/1")
     refuse("not an importance file: \"schema\" must be \"lsaq.importance/1\"");
   Importance importance;
-  const auto read = [&](const char* key, std::vector<double>& values) {
-    const auto array = json.find(key);
-    if (array == json.end() || !array->is_array()) refuse(std::string("\"") + key + "\" must be an array of numbers");
-    for (const nlohmann::json& value : *array) {
+  const auto read_numbers = [&](const char* key, const nlohmann::json& array, std::vector<double>& values) {
+    if (!array.is_array()) refuse(std::string("\"") + key + "\" must be an array of numbers");
+    for (const nlohmann::json& value : array) {
       if (!value.is_number() || !std::isfinite(value.get<double>()))
         refuse(std::string("\"") + key + "\" holds " + printable(value.dump()) + ", which is no finite number");
       values.push_back(value.get<double>());
     }
   };
+  const auto read = [&](const char* key, std::vector<double>& values) { read_numbers(key, json.value(key, nlohmann::json()), values); };
   read("scores", importance.scores);
   if (importance.scores.empty()) refuse("\"scores\" is empty; it needs one number a layer");
   if (json.contains("spread")) {
@@ -49,6 +55,15 @@ inline Importance importance_from_json(const nlohmann::json& json, const std::st
   if (const auto windows = json.find("windows"); windows != json.end()) {
     if (!windows->is_number_unsigned()) refuse("\"windows\" is " + printable(windows->dump()) + "; it must be a whole number");
     importance.windows = windows->get<std::size_t>();
+  }
+  if (const auto windows = json.find("window_scores"); windows != json.end()) {
+    if (!windows->is_array()) refuse("\"window_scores\" must be an array with an array of numbers for each window");
+    for (const nlohmann::json& window : *windows) {
+      read_numbers("window_scores", window, importance.window_scores);
+      if (window.size() != importance.scores.size()) refuse("\"window_scores\" and \"scores\" have different numbers of layers");
+    }
+    if (windows->size() != importance.windows)
+      refuse("\"window_scores\" has " + std::to_string(windows->size()) + " windows, \"windows\" says " + std::to_string(importance.windows));
   }
   return importance;
 }

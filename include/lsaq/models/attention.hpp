@@ -52,8 +52,9 @@ inline void attend_block(const CpuKernels& kernels, const std::byte* keys, const
       highest[t] = new_highest;
       if (shrink != 1.0f) FloatArray(sums + t * padded, static_cast<Eigen::Index>(padded)) *= shrink;
     }
-    for (std::size_t column = 0; column < padded; column += panel_rows)
-      kernels.product(value_rows + column, padded, count, scores, key_block, queries, sums + column, padded, panel_rows, true);
+    for (std::size_t column = 0; column < padded; column += token_block)
+      kernels.product({value_rows + column, std::min(token_block, padded - column), panel_rows, padded}, count, scores, key_block, queries, sums + column, padded,
+                      true, {});
   }
   for (std::size_t t = 0; t < queries; ++t)
     for (std::size_t i = 0; i < head_size; ++i) out[t * stride + i] = sums[t * padded + i] / total[t];

@@ -8,51 +8,85 @@ namespace lsaq::inline v0::llama::inline LSAQ_BASELINE {
 /// Token ids of calibration windows; each is a sequence of its own.
 using Windows = std::vector<std::vector<TokenId>>;
 
-/// Runs all windows through all layers, one layer at a time.
+/// A pass of all windows through all layers, one layer at a time. Between layers it may be looked at, saved and resumed.
 ///
-/// `on_states(boundary, window, states)` sees the residual stream (FP32, tokens x hidden) of every window at every boundary: 0 enters the first layer, n_layers
-/// leaves the last one, before the final norm. `on_weights(layer, weights)` sees each layer before it runs. Weights are kept as the loader's unquantized type,
-/// keys and values as FP32. Memory: one layer, the residual stream of all windows, working memory of the longest. Throws InvalidArgument for ids beyond the
-/// vocabulary.
+/// Memory: the residual stream of all windows, working memory of the longest, and one layer's weights while it runs. Weights are the loader's unquantized type,
+/// keys and values FP32. Refers to its arguments, which the caller keeps.
+template <backend Device> class LayerwisePass {
+public:
+  /// Stands at boundary 0: the embeddings of the tokens. Throws InvalidArgument for ids beyond the vocabulary and windows without tokens.
+  LayerwisePass(const Config& config, const WeightLoader& loader, const OuterWeights& outer, const Device& device, const Windows& windows)
+      : config_(config), loader_(loader), device_(device), windows_(windows) {
+    std::size_t tokens = 0, longest = 0;
+    for (const std::vector<TokenId>& window : windows) {
+      check_tokens(config, window);
+      if (window.empty()) fail<InvalidArgument>("a calibration window has no tokens");
+      tokens += window.size();
+      longest = std::max(longest, window.size());
+    }
+    if (longest == 0) fail<InvalidArgument>("there are no calibration tokens");
+    streams_.resize(tokens * config.hidden);
+    memory_.resize(LayerWorkspace::floats(config, longest));
+    workspace_ = LayerWorkspace::divide(config, longest, memory_);
+    cache_ = std::make_unique<KvCache>(config, 1, longest, ElementType::f32);
+    fill_rotation(config, 0, longest, workspace_.rotation);
+    for (std::size_t w = 0, first = 0; w < windows.size(); first += windows[w++].size())
+      embed(config, device.kernels(), outer, windows[w], std::span(streams_).subspan(first * config.hidden));
+  }
+
+  /// The boundary it stands at: 0 enters the first layer, config.layers leaves the last one, before the final norm.
+  std::size_t boundary() const noexcept { return boundary_; }
+  bool complete() const noexcept { return boundary_ == config_.layers; }
+
+  /// The residual streams of all windows, one after another: tokens x hidden, FP32, valid until the next layer runs.
+  MatrixView states() const noexcept { return {streams_.data(), streams_.size() / config_.hidden, config_.hidden}; }
+
+  /// Continues at `boundary` with the states of then. Throws InvalidArgument if they are of other windows.
+  void resume_at(std::size_t boundary, std::span<const float> states) {
+    if (boundary > config_.layers || states.size() != streams_.size()) fail<InvalidArgument>("these are not the hidden states of this pass");
+    std::copy(states.begin(), states.end(), streams_.begin());
+    boundary_ = boundary;
+  }
+
+  /// Runs the next layer on all windows: on_weights(layer, weights) sees it first, on_window(window) is called before each window; what they throw ends the
+  /// pass, which is then of no use. Precondition: not complete().
+  template <class OnWeights, class OnWindow> void run_layer(OnWeights&& on_weights, OnWindow&& on_window) {
+    const LayerWeights weights = loader_.layer(device_, boundary_, [](std::string_view) { return 16u; });
+    on_weights(boundary_, weights);
+    for (std::size_t w = 0, first = 0; w < windows_.size(); first += windows_[w++].size()) {
+      on_window(w);
+      workspace_.x = std::span(streams_).subspan(first * config_.hidden, windows_[w].size() * config_.hidden);
+      llama::run_layer(config_, weights, device_, *cache_, 0, 0, windows_[w].size(), workspace_);
+    }
+    ++boundary_;
+  }
+
+private:
+  const Config& config_;
+  const WeightLoader& loader_;
+  const Device& device_;
+  const Windows& windows_;
+  std::vector<float> streams_;
+  std::vector<float> memory_;
+  LayerWorkspace workspace_;
+  std::unique_ptr<KvCache> cache_;
+  std::size_t boundary_ = 0;
+};
+
+/// Runs all windows through all layers. `on_states(boundary, window, states)` sees the residual stream (FP32, tokens x hidden) of every window at every
+/// boundary, `on_weights(layer, weights)` each layer before it runs.
 template <backend Device, class OnStates, class OnWeights>
 void run_layerwise(const Config& config, const WeightLoader& loader, const OuterWeights& outer, const Device& device, const Windows& windows,
                    OnStates&& on_states, OnWeights&& on_weights) {
-  std::size_t tokens = 0, longest = 0;
-  for (const std::vector<TokenId>& window : windows) {
-    check_tokens(config, window);
-    tokens += window.size();
-    longest = std::max(longest, window.size());
-  }
-  if (longest == 0) fail<InvalidArgument>("there are no calibration tokens");
-  std::vector<float> streams(tokens * config.hidden);
-  std::vector<float> memory(LayerWorkspace::floats(config, longest));
-  LayerWorkspace workspace = LayerWorkspace::divide(config, longest, memory);
-  KvCache cache(config, 1, longest, ElementType::f32);
-  fill_rotation(config, 0, longest, workspace.rotation);
-
-  const auto each_window = [&](auto&& act) {
-    std::size_t first = 0;
-    for (std::size_t w = 0; w < windows.size(); ++w) {
-      act(w, std::span(streams).subspan(first * config.hidden, windows[w].size() * config.hidden));
-      first += windows[w].size();
-    }
+  LayerwisePass<Device> pass(config, loader, outer, device, windows);
+  const auto show = [&] {
+    for (std::size_t w = 0, first = 0; w < windows.size(); first += windows[w++].size())
+      on_states(pass.boundary(), w, pass.states().slice(first, windows[w].size()));
   };
-  const auto show = [&](std::size_t boundary, std::size_t w, std::span<float> stream) {
-    on_states(boundary, w, MatrixView(stream.data(), windows[w].size(), config.hidden));
-  };
-
-  each_window([&](std::size_t w, std::span<float> stream) {
-    embed(config, device.kernels(), outer, windows[w], stream);
-    show(0, w, stream);
-  });
-  for (std::size_t layer = 0; layer < config.layers; ++layer) {
-    const LayerWeights weights = loader.layer(device, layer, [](std::string_view) { return 16u; });
-    on_weights(layer, weights);
-    each_window([&](std::size_t w, std::span<float> stream) {
-      workspace.x = stream;
-      run_layer(config, weights, device, cache, 0, 0, windows[w].size(), workspace);
-      show(layer + 1, w, stream);
-    });
+  show();
+  while (!pass.complete()) {
+    pass.run_layer(on_weights, [](std::size_t) {});
+    show();
   }
 }
 

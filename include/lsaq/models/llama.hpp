@@ -65,7 +65,8 @@ public:
   void project(MatrixView states, MutableMatrixView logits) const noexcept {
     rms_norm(*config_, device_.kernels(), weights_->outer.final_norm, static_cast<const float*>(states.data), states.rows, workspace_.gain,
              workspace_.normed.data());
-    const Status status = device_.matmul(weights_->outer.head(), MatrixView(workspace_.normed.data(), states.rows, config_->hidden), logits);
+    const Status status = device_.matmul(weights_->outer.head(), MatrixView(workspace_.normed.data(), states.rows, config_->hidden), logits,
+                                         std::as_writable_bytes(workspace_.product));
     LSAQ_ASSERT(status == Status::ok);
     (void)status;
   }

@@ -19,9 +19,15 @@ struct LayerWorkspace {
   std::span<float> up;       ///< tokens x ffn
   std::span<float> rotation; ///< tokens x head_size: cosines, then sines
   std::span<float> gain;     ///< hidden: a norm's gain, widened
+  std::span<float> product;  ///< what the backend's products work with
 
   static std::size_t floats(const Config& c, std::size_t tokens) noexcept {
-    return tokens * (2 * c.hidden + 2 * c.q_rows() + 2 * c.kv_rows() + 2 * c.ffn + c.head_size) + c.hidden;
+    return tokens * (2 * c.hidden + 2 * c.q_rows() + 2 * c.kv_rows() + 2 * c.ffn + c.head_size) + c.hidden + product_floats(c, tokens);
+  }
+
+  /// Floats of workspace for the widest product of a block, by the CPU backend's rule.
+  static std::size_t product_floats(const Config& c, std::size_t tokens) noexcept {
+    return Backend<Cpu>::workspace_bytes(std::max({c.hidden, c.q_rows(), c.ffn}), tokens) / sizeof(float);
   }
 
   /// Divides a block of floats(config, tokens) floats.
@@ -42,6 +48,7 @@ struct LayerWorkspace {
     w.up = take(tokens * c.ffn);
     w.rotation = take(tokens * c.head_size);
     w.gain = take(c.hidden);
+    w.product = take(product_floats(c, tokens));
     return w;
   }
 };
@@ -122,7 +129,8 @@ void run_layer(const Config& config, const LayerWeights& weights, const Device& 
   const ExecutorRef executor = device.executor();
   const auto project = [&](Linear linear, std::span<float> in, std::span<float> out) {
     const MatrixShape shape = shape_of(config, linear);
-    const Status status = weights[linear].matmul(device, MatrixView(in.data(), tokens, shape.columns), {out.data(), tokens, shape.rows});
+    const Status status =
+        weights[linear].matmul(device, MatrixView(in.data(), tokens, shape.columns), {out.data(), tokens, shape.rows}, std::as_writable_bytes(w.product));
     LSAQ_ASSERT(status == Status::ok && "shapes come from one configuration");
     (void)status;
   };

@@ -81,7 +81,7 @@ inline QuantizationFault quantize_row(const CpuKernels& kernels, MatrixView view
   std::uint32_t largest = 0;
   for (std::size_t first = 0; first < view.columns; first += quantize_chunk) {
     const std::size_t count = std::min(quantize_chunk, view.columns - first);
-    kernels.widen(source + first * size_of(view.type), view.type, count, values);
+    kernels.widen(source + bytes_of(view.type, first), view.type, count, values);
     largest = std::max(largest, kernels.magnitude_bits(values, count));
   }
   const bool finite = largest < 0x7f800000u;
@@ -98,7 +98,7 @@ inline QuantizationFault quantize_row(const CpuKernels& kernels, MatrixView view
     if (scale == 0) {
       std::memset(unpacked, offset, count);
     } else {
-      kernels.widen(source + first * size_of(view.type), view.type, count, values);
+      kernels.widen(source + bytes_of(view.type, first), view.type, count, values);
       kernels.quantize(values, count, scale, limit, offset, unpacked);
     }
     pack_codes(unpacked, count, bits, static_cast<std::uint8_t>(offset), codes + first * bits / 8);

@@ -97,55 +97,81 @@ template <Load L> LSAQ_AVX2 void unpack_of(const WeightRows& weights, std::size_
   }
 }
 
-/// T tokens by 16 rows in 2 T accumulators; `full` or the lanes of `low` and `high` are stored.
-template <int T>
-LSAQ_AVX2_HELPER void product_tile(const float* panel, std::size_t panel_stride, std::size_t depth, const float* x, std::size_t x_stride, float* y,
-                                   std::size_t y_stride, bool full, __m256i low, __m256i high, bool accumulate) noexcept {
-  __m256 sum0[T], sum1[T];
+/// R rows of x by one panel in 2 R accumulators; `low` and `high` are the lanes that exist.
+template <int R>
+LSAQ_AVX2_HELPER void product_tile(const float* panel, std::size_t step, std::size_t depth, const float* x, std::size_t x_stride, float* y,
+                                   std::size_t y_stride, bool full, __m256i low, __m256i high, bool accumulate, const Ahead& ahead) noexcept {
+  __m256 sum0[R], sum1[R];
 #pragma GCC unroll 6
-  for (int t = 0; t < T; ++t) {
-    sum0[t] = accumulate ? _mm256_maskload_ps(y + t * y_stride, low) : _mm256_setzero_ps();
-    sum1[t] = accumulate ? _mm256_maskload_ps(y + t * y_stride + 8, high) : _mm256_setzero_ps();
-  }
-  for (std::size_t k = 0; k < depth; ++k) {
-    const __m256 w0 = _mm256_loadu_ps(panel + k * panel_stride);
-    const __m256 w1 = _mm256_loadu_ps(panel + k * panel_stride + 8);
+  for (int i = 0; i < R; ++i) sum0[i] = sum1[i] = _mm256_setzero_ps();
+  for (std::size_t first = 0; first < depth; first += 16) {
+    if (ahead.first != nullptr) {
 #pragma GCC unroll 6
-    for (int t = 0; t < T; ++t) {
-      const __m256 value = _mm256_broadcast_ss(x + t * x_stride + k);
-      sum0[t] = _mm256_fmadd_ps(value, w0, sum0[t]);
-      sum1[t] = _mm256_fmadd_ps(value, w1, sum1[t]);
+      for (int i = 0; i < R; ++i) _mm_prefetch(reinterpret_cast<const char*>(ahead.first + i * ahead.row_bytes + first * ahead.column_bits / 8), _MM_HINT_T0);
+    }
+    const std::size_t end = first + 16 < depth ? first + 16 : depth;
+    for (std::size_t k = first; k < end; ++k) {
+      const __m256 lanes0 = _mm256_loadu_ps(panel + k * step);
+      const __m256 lanes1 = _mm256_loadu_ps(panel + k * step + 8);
+#pragma GCC unroll 6
+      for (int i = 0; i < R; ++i) {
+        const __m256 value = _mm256_broadcast_ss(x + i * x_stride + k);
+        sum0[i] = _mm256_fmadd_ps(value, lanes0, sum0[i]);
+        sum1[i] = _mm256_fmadd_ps(value, lanes1, sum1[i]);
+      }
     }
   }
 #pragma GCC unroll 6
-  for (int t = 0; t < T; ++t) {
-    if (full) {
-      _mm256_storeu_ps(y + t * y_stride, sum0[t]);
-      _mm256_storeu_ps(y + t * y_stride + 8, sum1[t]);
-    } else {
-      _mm256_maskstore_ps(y + t * y_stride, low, sum0[t]);
-      _mm256_maskstore_ps(y + t * y_stride + 8, high, sum1[t]);
+  for (int i = 0; i < R; ++i) {
+    float* out = y + i * y_stride;
+    if (full) { // masked stores cost several plain ones
+      _mm256_storeu_ps(out, accumulate ? _mm256_add_ps(_mm256_loadu_ps(out), sum0[i]) : sum0[i]);
+      _mm256_storeu_ps(out + 8, accumulate ? _mm256_add_ps(_mm256_loadu_ps(out + 8), sum1[i]) : sum1[i]);
+      continue;
+    }
+    if (accumulate) {
+      sum0[i] = _mm256_add_ps(_mm256_maskload_ps(out, low), sum0[i]);
+      sum1[i] = _mm256_add_ps(_mm256_maskload_ps(out + 8, high), sum1[i]);
+    }
+    _mm256_maskstore_ps(out, low, sum0[i]);
+    _mm256_maskstore_ps(out + 8, high, sum1[i]);
+  }
+}
+
+LSAQ_AVX2 void product(const Panels& panels, std::size_t depth, const float* x, std::size_t x_stride, std::size_t rows, float* y, std::size_t y_stride,
+                       bool accumulate, const Ahead& ahead) noexcept {
+  const __m256i lane_numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  for (std::size_t i = 0; i < rows; i += 6) {
+    const float* row = x + i * x_stride;
+    Ahead next = ahead.first == nullptr ? ahead : Ahead{ahead.first + i * ahead.row_bytes, ahead.row_bytes, ahead.column_bits};
+    for (std::size_t lane = 0; lane < panels.lanes; lane += panel_rows) {
+      const __m256i left = _mm256_set1_epi32(static_cast<int>(panels.lanes - lane));
+      const __m256i low = _mm256_cmpgt_epi32(left, lane_numbers);
+      const __m256i high = _mm256_cmpgt_epi32(left, _mm256_add_epi32(lane_numbers, _mm256_set1_epi32(8)));
+      const float* panel = panels.data + lane / panel_rows * panels.panel_stride;
+      float* out = y + i * y_stride + lane;
+      const bool full = panels.lanes - lane >= panel_rows;
+      switch (rows - i) {
+      default: product_tile<6>(panel, panels.step, depth, row, x_stride, out, y_stride, full, low, high, accumulate, next); break;
+      case 5: product_tile<5>(panel, panels.step, depth, row, x_stride, out, y_stride, full, low, high, accumulate, next); break;
+      case 4: product_tile<4>(panel, panels.step, depth, row, x_stride, out, y_stride, full, low, high, accumulate, next); break;
+      case 3: product_tile<3>(panel, panels.step, depth, row, x_stride, out, y_stride, full, low, high, accumulate, next); break;
+      case 2: product_tile<2>(panel, panels.step, depth, row, x_stride, out, y_stride, full, low, high, accumulate, next); break;
+      case 1: product_tile<1>(panel, panels.step, depth, row, x_stride, out, y_stride, full, low, high, accumulate, next); break;
+      }
+      next.first = nullptr; // once is enough
     }
   }
 }
 
-LSAQ_AVX2 void product(const float* panel, std::size_t panel_stride, std::size_t depth, const float* x, std::size_t x_stride, std::size_t tokens, float* y,
-                       std::size_t y_stride, std::size_t rows, bool accumulate) noexcept {
-  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(rows)), lanes);
-  const __m256i high = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(rows) - 8), lanes);
-  const bool full = rows == panel_rows;
-  std::size_t t = 0;
-  for (; t + 6 <= tokens; t += 6)
-    product_tile<6>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate);
-  switch (tokens - t) {
-  case 5: product_tile<5>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate); break;
-  case 4: product_tile<4>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate); break;
-  case 3: product_tile<3>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate); break;
-  case 2: product_tile<2>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate); break;
-  case 1: product_tile<1>(panel, panel_stride, depth, x + t * x_stride, x_stride, y + t * y_stride, y_stride, full, low, high, accumulate); break;
-  default: break;
+LSAQ_AVX2 std::uint64_t above(const float* values, const float* limits, std::size_t n) noexcept {
+  std::uint64_t mask = 0;
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m256 lanes = _mm256_cmp_ps(_mm256_loadu_ps(values + i), _mm256_loadu_ps(limits + i), _CMP_NLE_UQ);
+    mask |= std::uint64_t{static_cast<unsigned>(_mm256_movemask_ps(lanes))} << i;
   }
+  return i == n ? mask : mask | scalar::above(values + i, limits + i, n - i) << i;
 }
 
 LSAQ_AVX2 void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
@@ -155,6 +181,7 @@ LSAQ_AVX2 void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t
     case ElementType::f32: return dot_rows_of<Load::f32>(weights, rows, columns, x, y);
     case ElementType::f16: return dot_rows_of<Load::f16>(weights, rows, columns, x, y);
     case ElementType::bf16: return dot_rows_of<Load::bf16>(weights, rows, columns, x, y);
+    case ElementType::q8_0: return scalar::dot_rows(weights, rows, columns, x, y);
     }
     return;
   case 8: return dot_rows_of<Load::i8>(weights, rows, columns, x, y);
@@ -170,6 +197,7 @@ LSAQ_AVX2 void unpack(const WeightRows& weights, std::size_t rows, std::size_t f
     case ElementType::f32: return unpack_of<Load::f32>(weights, rows, first_column, columns, panel);
     case ElementType::f16: return unpack_of<Load::f16>(weights, rows, first_column, columns, panel);
     case ElementType::bf16: return unpack_of<Load::bf16>(weights, rows, first_column, columns, panel);
+    case ElementType::q8_0: return scalar::unpack(weights, rows, first_column, columns, panel);
     }
     return;
   case 8: return unpack_of<Load::i8>(weights, rows, first_column, columns, panel);
@@ -192,8 +220,31 @@ LSAQ_AVX2 void widen(const void* in, ElementType type, std::size_t n, float* out
   case ElementType::bf16:
     for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load8<Load::bf16>(bytes, i));
     break;
+  case ElementType::q8_0:
+    for (; i + q8_0_block <= n; i += q8_0_block) {
+      const std::byte* block = bytes + bytes_of(type, i);
+      const __m256 scale = _mm256_set1_ps(load_element(block, ElementType::f16, 0));
+#pragma GCC unroll 4
+      for (std::size_t j = 0; j < q8_0_block; j += 8) {
+        const __m256i codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + 2 + j)));
+        _mm256_storeu_ps(out + i + j, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(codes)));
+      }
+    }
+    break;
   }
   for (; i < n; ++i) out[i] = load_element(in, type, i);
+}
+
+template <Load L> LSAQ_AVX2 void widen_codes_of(const std::byte* row, unsigned bits, std::size_t first_column, std::size_t n, float* out) noexcept {
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load8<L>(row, first_column + i));
+  scalar::widen_codes(row, bits, first_column + i, n - i, out + i);
+}
+
+LSAQ_AVX2 void widen_codes(const std::byte* row, unsigned bits, std::size_t first_column, std::size_t n, float* out) noexcept {
+  if (bits == 8) return widen_codes_of<Load::i8>(row, bits, first_column, n, out);
+  if (bits == 4) return widen_codes_of<Load::i4>(row, bits, first_column, n, out);
+  scalar::widen_codes(row, bits, first_column, n, out);
 }
 
 LSAQ_AVX2 void narrow_f16(const float* in, std::size_t n, f16* out) noexcept {
@@ -244,7 +295,7 @@ LSAQ_AVX2 void quantize(const float* in, std::size_t n, float scale, int limit, 
   scalar::quantize(in + i, n - i, scale, limit, offset, out + i);
 }
 
-inline constexpr CpuKernels kernels{Isa::avx2, widen, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product};
+inline constexpr CpuKernels kernels{Isa::avx2, widen, widen_codes, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product, above};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2
 

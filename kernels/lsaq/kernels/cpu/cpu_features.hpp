@@ -18,20 +18,26 @@ enum class Isa : std::uint8_t {
   scalar, ///< plain loops: the oracle every other path is tested against
   eigen,  ///< Eigen's products at the consumer's own compile flags: wherever there are no kernels of our own
   avx2,   ///< x86-64 with AVX2, FMA and F16C
+  avx512, ///< x86-64 with these and AVX-512 F, BW, DQ and VL
+  neon,   ///< AArch64
 };
+
+inline constexpr Isa all_isas[] = {Isa::scalar, Isa::eigen, Isa::avx2, Isa::avx512, Isa::neon};
 
 constexpr std::string_view name_of(Isa isa) noexcept {
   switch (isa) {
   case Isa::scalar: return "scalar";
   case Isa::eigen: return "eigen";
   case Isa::avx2: return "avx2";
+  case Isa::avx512: return "avx512";
+  case Isa::neon: return "neon";
   }
   return "unknown";
 }
 
 /// The path named `name`, or nothing.
 constexpr std::optional<Isa> isa_from_name(std::string_view name) noexcept {
-  for (Isa isa : {Isa::scalar, Isa::eigen, Isa::avx2})
+  for (Isa isa : all_isas)
     if (name == name_of(isa)) return isa;
   return std::nullopt;
 }
@@ -42,18 +48,26 @@ namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
 /// Whether this machine, its operating system included, can run the path.
 inline bool cpu_runs(Isa isa) noexcept {
-  if (isa != Isa::avx2) return true;
+  if (isa == Isa::scalar || isa == Isa::eigen) return true;
+  if (isa == Isa::neon) return LSAQ_ARM64 != 0;
 #if LSAQ_X86 && defined(__GNUC__)
   // The compiler's own check reads the operating system's register-saving state too. Clang 14 knows no name for F16C: CPUID leaf 1, ECX bit 29.
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1u) != 0;
-  return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::avx2) return avx2;
+  return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
 #else
   return false;
 #endif
 }
 
 /// The fastest path this machine can run.
-inline Isa best_isa() noexcept { return cpu_runs(Isa::avx2) ? Isa::avx2 : Isa::eigen; }
+inline Isa best_isa() noexcept {
+  for (Isa isa : {Isa::avx512, Isa::avx2, Isa::neon})
+    if (cpu_runs(isa)) return isa;
+  return Isa::eigen;
+}
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -29,17 +29,21 @@ inline void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t co
 }
 
 /// Coefficient-wise (lazy) products: Eigen's blocked ones allocate, and these run inside noexcept calls.
-inline void product(const float* panel, std::size_t panel_stride, std::size_t depth, const float* x, std::size_t x_stride, std::size_t tokens, float* y,
-                    std::size_t y_stride, std::size_t rows, bool accumulate) noexcept {
-  const ConstStrided weights(panel, index(depth), index(rows), Eigen::OuterStride<>(index(panel_stride)));
-  const ConstStrided inputs(x, index(tokens), index(depth), Eigen::OuterStride<>(index(x_stride)));
-  Strided outputs(y, index(tokens), index(rows), Eigen::OuterStride<>(index(y_stride)));
-  if (accumulate)
-    outputs.noalias() += inputs.lazyProduct(weights);
-  else
-    outputs.noalias() = inputs.lazyProduct(weights);
+inline void product(const Panels& panels, std::size_t depth, const float* x, std::size_t x_stride, std::size_t rows, float* y, std::size_t y_stride,
+                    bool accumulate, const Ahead&) noexcept {
+  for (std::size_t lane = 0; lane < panels.lanes; lane += panel_rows) {
+    const std::size_t lanes = panels.lanes - lane < panel_rows ? panels.lanes - lane : panel_rows;
+    const ConstStrided panel(panels.data + lane / panel_rows * panels.panel_stride, index(depth), index(lanes), Eigen::OuterStride<>(index(panels.step)));
+    const ConstStrided inputs(x, index(rows), index(depth), Eigen::OuterStride<>(index(x_stride)));
+    Strided outputs(y + lane, index(rows), index(lanes), Eigen::OuterStride<>(index(y_stride)));
+    if (accumulate)
+      outputs.noalias() += inputs.lazyProduct(panel);
+    else
+      outputs.noalias() = inputs.lazyProduct(panel);
+  }
 }
 
-inline constexpr CpuKernels kernels{Isa::eigen, scalar::widen, scalar::narrow_f16, scalar::magnitude_bits, scalar::quantize, dot_rows, scalar::unpack, product};
+inline constexpr CpuKernels kernels{Isa::eigen,     scalar::widen, scalar::widen_codes, scalar::narrow_f16, scalar::magnitude_bits, scalar::quantize, dot_rows,
+                                    scalar::unpack, product,       scalar::above};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::eigen

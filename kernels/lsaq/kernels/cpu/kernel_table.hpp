@@ -1,11 +1,12 @@
 // What every CPU path implements, as one table of functions chosen once per backend.
 //
-// Weights reach the kernels as rows of bytes in a WeightFormat; products are computed in FP32 on 16-row panels:
+// Weights reach the kernels as rows of bytes in a WeightFormat; products are computed in FP32 between plain rows and panels, which are 16 rows transposed:
 //
-//   unpack:  panel[k * 16 + r] = weight of row r, column first_column + k, as FP32 (integer codes without their scale)
-//   product: y[t][r] (+)= sum over k of x[t][k] * panel[k * 16 + r]
+//   unpack:  panel[k * 16 + r] = row r, column first_column + k, as FP32 (integer codes without their scale)
+//   product: y[i][lane] (+)= sum over k of x[i][k] * panel[k][lane], up to four panels side by side
 //
-// The order of summation depends on the shapes only, never on the number of threads.
+// Either side of a matrix product may be the panels: the weights when there are few tokens, the tokens when there are many. The order of summation depends on
+// the shapes only, never on the number of threads.
 #pragma once
 
 #include <lsaq/kernels/cpu/cpu_features.hpp>
@@ -31,15 +32,34 @@ struct WeightRows {
   [[gnu::always_inline]] const std::byte* row(std::size_t r) const noexcept { return data + r * row_bytes; }
 };
 
-inline constexpr std::size_t panel_rows = 16;
+inline constexpr std::size_t panel_rows = 16;     ///< rows transposed into a panel: the lanes of a product
+inline constexpr std::size_t panels_at_once = 4;  ///< panels a product takes side by side
 inline constexpr std::size_t panel_columns = 256; ///< 16 KiB of FP32: half of a 32 KiB first-level cache
+
+/// Up to 64 transposed rows: lane l at depth k is data[l / 16 * panel_stride + k * step + l % 16], readable for the 16 floats of every panel used.
+struct Panels {
+  const float* data = nullptr;
+  std::size_t lanes = 0;
+  std::size_t panel_stride = 0;  ///< floats from one panel to the next
+  std::size_t step = panel_rows; ///< floats from one depth to the next
+};
+
+/// What a product's caller reads next: fetched into the cache on the way, row by row beside the rows of x. Nothing where `first` is null.
+struct Ahead {
+  const std::byte* first = nullptr;
+  std::size_t row_bytes = 0;
+  std::size_t column_bits = 0;
+};
 
 /// The functions of one instruction-set path. All are noexcept, allocate nothing and read nothing outside the ranges named.
 struct CpuKernels {
   Isa isa;
 
-  /// out[i] = in[i] widened, n elements of `type` at any alignment.
+  /// out[i] = in[i] widened, n elements of `type` at any alignment; for Q8_0 `in` begins a block.
   void (*widen)(const void* in, ElementType type, std::size_t n, float* out) noexcept;
+
+  /// out[i] = the code at column first_column + i of a packed row, less 2^(bits-1); first_column % 8 == 0.
+  void (*widen_codes)(const std::byte* row, unsigned bits, std::size_t first_column, std::size_t n, float* out) noexcept;
 
   /// out[i] = in[i] rounded to FP16, half to even; overflow becomes infinity.
   void (*narrow_f16)(const float* in, std::size_t n, f16* out) noexcept;
@@ -56,10 +76,13 @@ struct CpuKernels {
   /// Fills panel[0 .. columns * 16) from up to 16 rows; the lanes of missing rows hold nothing in particular.
   void (*unpack)(const WeightRows& weights, std::size_t rows, std::size_t first_column, std::size_t columns, float* panel) noexcept;
 
-  /// y[t * y_stride + r] (+)= sum over k < depth of x[t * x_stride + k] * panel[k * panel_stride + r], for rows <= 16.
-  /// The panel must be readable for 16 floats at every k.
-  void (*product)(const float* panel, std::size_t panel_stride, std::size_t depth, const float* x, std::size_t x_stride, std::size_t tokens, float* y,
-                  std::size_t y_stride, std::size_t rows, bool accumulate) noexcept;
+  /// y[i * y_stride + l] = sum over k < depth of x[i * x_stride + k] * (lane l of panels at k), for `rows` rows of x; with `accumulate` the sum is added to y.
+  /// Each sum runs over k in order, by fused multiply-adds where the machine has them.
+  void (*product)(const Panels& panels, std::size_t depth, const float* x, std::size_t x_stride, std::size_t rows, float* y, std::size_t y_stride,
+                  bool accumulate, const Ahead& ahead) noexcept;
+
+  /// Bit i is set unless values[i] <= limits[i]: where it is greater, or one of them is NaN; n <= 64.
+  std::uint64_t (*above)(const float* values, const float* limits, std::size_t n) noexcept;
 };
 
 } // namespace lsaq::inline v0

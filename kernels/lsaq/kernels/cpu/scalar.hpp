@@ -54,6 +54,10 @@ inline void widen(const void* in, ElementType type, std::size_t n, float* out) n
   for (std::size_t i = 0; i < n; ++i) out[i] = load_element(in, type, i);
 }
 
+inline void widen_codes(const std::byte* row, unsigned bits, std::size_t first_column, std::size_t n, float* out) noexcept {
+  for (std::size_t i = 0; i < n; ++i) out[i] = weight_at(row, {.bits = bits}, first_column + i);
+}
+
 inline void narrow_f16(const float* in, std::size_t n, f16* out) noexcept {
   for (std::size_t i = 0; i < n; ++i) out[i] = to_f16(in[i]);
 }
@@ -81,16 +85,24 @@ inline void unpack(const WeightRows& weights, std::size_t rows, std::size_t firs
     for (std::size_t r = 0; r < panel_rows; ++r) panel[k * panel_rows + r] = r < rows ? weight_at(weights.row(r), weights.format, first_column + k) : 0.0f;
 }
 
-inline void product(const float* panel, std::size_t panel_stride, std::size_t depth, const float* x, std::size_t x_stride, std::size_t tokens, float* y,
-                    std::size_t y_stride, std::size_t rows, bool accumulate) noexcept {
-  for (std::size_t t = 0; t < tokens; ++t)
-    for (std::size_t r = 0; r < rows; ++r) {
-      float sum = accumulate ? y[t * y_stride + r] : 0.0f;
-      for (std::size_t k = 0; k < depth; ++k) sum += x[t * x_stride + k] * panel[k * panel_stride + r];
-      y[t * y_stride + r] = sum;
+inline void product(const Panels& panels, std::size_t depth, const float* x, std::size_t x_stride, std::size_t rows, float* y, std::size_t y_stride,
+                    bool accumulate, const Ahead&) noexcept {
+  for (std::size_t i = 0; i < rows; ++i)
+    for (std::size_t lane = 0; lane < panels.lanes; ++lane) {
+      const float* column = panels.data + lane / panel_rows * panels.panel_stride + lane % panel_rows;
+      float sum = 0;
+      for (std::size_t k = 0; k < depth; ++k) sum += x[i * x_stride + k] * column[k * panels.step];
+      float& out = y[i * y_stride + lane];
+      out = accumulate ? out + sum : sum;
     }
 }
 
-inline constexpr CpuKernels kernels{Isa::scalar, widen, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product};
+inline std::uint64_t above(const float* values, const float* limits, std::size_t n) noexcept {
+  std::uint64_t mask = 0;
+  for (std::size_t i = 0; i < n; ++i) mask |= std::uint64_t{!(values[i] <= limits[i])} << i;
+  return mask;
+}
+
+inline constexpr CpuKernels kernels{Isa::scalar, widen, widen_codes, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product, above};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar

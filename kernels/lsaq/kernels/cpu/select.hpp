@@ -2,8 +2,9 @@
 #pragma once
 
 #include <lsaq/error.hpp>
-#include <lsaq/kernels/cpu/avx2.hpp>
+#include <lsaq/kernels/cpu/avx512.hpp>
 #include <lsaq/kernels/cpu/eigen.hpp>
+#include <lsaq/kernels/cpu/neon.hpp>
 
 #include <cstdlib>
 #include <string>
@@ -16,18 +17,22 @@ inline const CpuKernels& kernels_of(Isa isa) noexcept {
   case Isa::scalar: return scalar::kernels;
 #if LSAQ_X86
   case Isa::avx2: return avx2::kernels;
+  case Isa::avx512: return avx512::kernels;
+#endif
+#if LSAQ_ARM64
+  case Isa::neon: return neon::kernels;
 #endif
   default: return eigen::kernels;
   }
 }
 
-/// The kernels to use: those named by the environment variable LSAQ_ISA (scalar, eigen, avx2), else the fastest this machine runs.
+/// The kernels to use: those named by the environment variable LSAQ_ISA (scalar, eigen, avx2, avx512, neon), else the fastest this machine runs.
 /// Throws InvalidArgument if LSAQ_ISA names no path, or one this machine can't run. Reads the environment on every call: keep the result.
 inline const CpuKernels& select_kernels() {
   const char* wanted = std::getenv("LSAQ_ISA");
   if (wanted == nullptr || *wanted == '\0') return kernels_of(best_isa());
   const std::optional<Isa> isa = isa_from_name(wanted);
-  if (!isa) fail<InvalidArgument>("LSAQ_ISA=" + std::string(wanted).substr(0, 40) + " names no code path; it may be scalar, eigen or avx2");
+  if (!isa) fail<InvalidArgument>("LSAQ_ISA=" + std::string(wanted).substr(0, 40) + " names no code path; it may be scalar, eigen, avx2, avx512 or neon");
   if (!cpu_runs(*isa)) fail<InvalidArgument>("LSAQ_ISA=" + std::string(wanted) + ": this machine does not run that instruction set");
   return kernels_of(*isa);
 }

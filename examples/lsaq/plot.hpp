@@ -1,0 +1,68 @@
+// Pictures for papers and reports, drawn by the program gnuplot: importance by layer, ranks of several metrics, accuracy against bits.
+//
+// A picture is an SVG or PNG file by the suffix of its name, and appears whole or not at all. Names and titles are shown as they are, nothing in them is
+// markup; colours are told apart by colour-blind readers, and series by their marks too.
+#pragma once
+
+#include <lsaq/report.hpp>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace command {
+
+/// Throws what drawing to `path` would throw, so that hours of measuring don't end in it: InvalidArgument for a suffix other than .svg and .png; IoError if
+/// the file can't be written there, or gnuplot is not installed or lacks the format.
+void check_picture(const std::filesystem::path& path);
+
+/// The scores of one model by one metric: a line.
+struct ImportanceSeries {
+  std::string name;
+  std::vector<double> scores;      ///< one a layer; where not finite (or above 1e100), the line has a gap
+  std::vector<double> spread = {}; ///< their standard errors, drawn as bars; empty: no bars
+};
+
+/// What the axis of scores means.
+enum class ScoreAxis {
+  shared,    ///< the scores themselves
+  own_range, ///< each series from its least score (0) to its greatest (1): for metrics whose scores differ in magnitude
+};
+
+/// Importance by layer (Fig. 3 of the paper); series may differ in length. Throws InvalidArgument if there is no series, one has no scores, or another number
+/// of spreads; otherwise as check_picture.
+void draw_importance(const std::filesystem::path& path, const std::string& title, const std::vector<ImportanceSeries>& series,
+                     ScoreAxis axis = ScoreAxis::shared);
+
+/// Ranks of a model's layers by several metrics, a row each, the least important quarter marked; beside them the matrix of rank correlations between the rows
+/// (NaN where there is none). Throws InvalidArgument unless all orders are permutations of the same layers and the matrix fits; otherwise as check_picture.
+void draw_rank_map(const std::filesystem::path& path, const std::string& title, const std::vector<lsaq::NamedOrder>& orders,
+                   const std::vector<std::vector<double>>& correlations);
+
+/// What a model reached at an average number of bits.
+struct AccuracyPoint {
+  double bits = 0;
+  double value = 0;  ///< perplexity or divergence; where not finite, the line has a gap
+  double spread = 0; ///< its standard error, drawn as a bar; 0: no bar
+};
+
+/// The results of one order of layers: a line, drawn from few to many bits.
+struct AccuracySeries {
+  std::string name;
+  std::vector<AccuracyPoint> points;
+};
+
+/// A value to compare with, drawn as a horizontal line: "FP16".
+struct Reference {
+  std::string name;
+  double value = 0;
+};
+
+enum class ValueAxis { linear, logarithmic };
+
+/// Accuracy against average bits. Points of several series are moved apart by a hair's breadth so that their bars can be seen. A logarithmic axis leaves out
+/// what is not above zero. Throws InvalidArgument if there is no series; otherwise as check_picture.
+void draw_accuracy(const std::filesystem::path& path, const std::string& title, const std::string& value_label, const std::vector<AccuracySeries>& series,
+                   const std::vector<Reference>& references = {}, ValueAxis axis = ValueAxis::linear);
+
+} // namespace command
