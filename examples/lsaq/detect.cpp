@@ -3,7 +3,7 @@
 #include "state_metrics.hpp"
 
 #include <lsaq/formats/importance_file.hpp>
-#include <lsaq/importance/metric.hpp>
+#include <lsaq/importance/joint.hpp>
 #include <lsaq/importance/order_confidence.hpp>
 
 #include <CLI/CLI.hpp>
@@ -19,8 +19,10 @@ namespace llama = lsaq::llama;
 
 /// Windows measured between two looks at whether the order is stable.
 constexpr std::size_t batch = 8;
+/// Share of each set of least important layers that as many other windows have to choose again: more takes hundreds of windows.
+constexpr double stable_overlap = 0.8;
 
-bool has_token_sets(const std::string& metric) { return metric == "jaccard" || metric == "ranked"; }
+bool has_token_sets(const std::string& metric) { return metric == "jaccard" || metric == "ranked" || metric == "joint"; }
 bool is_error_metric(const std::string& metric) { return metric == "error" || metric == "error-nll" || metric == "output-error"; }
 
 /// One result that was asked for.
@@ -69,10 +71,7 @@ std::optional<Detected> read_result(const std::string& name, std::size_t layers,
 
 /// The result whose windows x layers scores these are; a metric of weights has one row and no windows.
 lsaq::Importance importance_of(const std::string& metric, std::size_t layers, const std::vector<double>& scores) {
-  lsaq::ImportanceMetric<lsaq::Cosine> statistics(layers); // any policy: means and standard errors are the same
-  statistics.add_window_scores(scores);
-  lsaq::Importance importance = statistics.importance();
-  importance.metric = metric;
+  lsaq::Importance importance = lsaq::importance_of_windows(metric, scores, layers);
   if (metric == "outlier") {
     importance.windows = 0;
     importance.window_scores.clear();
@@ -96,7 +95,7 @@ void measure(const Model& model, const DetectOptions& options, const Device& dev
   for (const Request* request : missing) key += request->cache_name;
 
   std::vector<std::vector<double>> scores(missing.size());
-  std::vector<lsaq::StableOrder> orders(missing.size(), lsaq::StableOrder(layers));
+  std::vector<lsaq::StableOrder> orders(missing.size(), lsaq::StableOrder(layers, {.threshold = stable_overlap}));
   bool stable = false;
   const std::size_t step = options.until_stable ? batch : std::max<std::size_t>(1, windows.size());
   for (std::size_t first = 0; first == 0 || (first < windows.size() && !stable); first += step) {
@@ -133,14 +132,14 @@ void check_positions(const std::string& positions) {
 } // namespace
 
 const std::vector<std::string>& metric_names() {
-  static const std::vector<std::string> names{"jaccard", "ranked", "cosine", "outlier", "error", "error-nll", "output-error"};
+  static const std::vector<std::string> names{"jaccard", "ranked", "cosine", "outlier", "error", "error-nll", "output-error", "joint"};
   return names;
 }
 
 void add_detect_options(CLI::App& verb, DetectOptions& options) {
   verb.add_option("--metric", options.metrics,
                   "One or more of: jaccard (token sets), ranked (token sets at every depth), cosine (states), outlier (weights), error (KL divergence "
-                  "with just this layer quantized), error-nll, output-error (of the layer itself)")
+                  "with just this layer quantized), error-nll, output-error (of the layer itself), joint (jaccard times output-error)")
       ->delimiter(',')
       ->default_str("jaccard")
       ->check(CLI::IsMember(metric_names()));
@@ -154,17 +153,19 @@ void add_detect_options(CLI::App& verb, DetectOptions& options) {
       ->capture_default_str()
       ->check(CLI::IsMember({"embedding", "output"}));
   verb.add_option("--sigmas", options.sigmas, "Standard deviations beyond which a weight is an outlier")->capture_default_str()->check(CLI::Range(0.0, 1000.0));
-  verb.add_option("--outliers", options.outliers, "Layers with more, or with fewer outliers are important")
+  verb.add_option("--outlier-direction", options.outliers, "Layers with more, or with fewer outliers are important")
       ->capture_default_str()
       ->check(CLI::IsMember({"more", "fewer"}));
   verb.add_option("--error-bits", options.error_bits, "Bits at which the error metrics quantize a layer")->capture_default_str()->check(CLI::Range(2, 8));
   add_calibration_options(verb, options.calibration);
-  verb.add_flag("--until-stable", options.until_stable, "Stop before --windows when more would hardly change which layers are least important");
+  verb.add_flag("--until-stable", options.until_stable, "Stop before --windows when as many others would choose at least 80% of the same layers for INT4");
   verb.add_flag("--no-cache", options.no_cache, "Measure even if the result is in the cache");
 }
 
 std::vector<Detected> detect_all(const Model& model, const DetectOptions& options, const Device& device, TokenSets* token_sets) {
   check_positions(options.positions);
+  if (options.until_stable && std::find(options.metrics.begin(), options.metrics.end(), "joint") != options.metrics.end())
+    lsaq::fail<lsaq::InvalidArgument>("--until-stable: the parts of --metric joint would stop at different windows; choose --windows instead");
   std::vector<Request> requests;
   bool needs_windows = token_sets != nullptr;
   for (const std::string& metric : options.metrics) {
@@ -174,11 +175,20 @@ std::vector<Detected> detect_all(const Model& model, const DetectOptions& option
     else
       requests.push_back({metric});
   }
+  // A joint order is made of these two, measured beside what was asked for.
+  const std::size_t asked = requests.size();
+  for (std::size_t i = 0; i < asked; ++i)
+    if (requests[i].metric == "joint") {
+      for (const Request& wanted : {Request{"jaccard", requests[i].top_k}, Request{"output-error"}})
+        if (std::none_of(requests.begin(), requests.end(), [&](const Request& other) { return other.metric == wanted.metric && other.top_k == wanted.top_k; }))
+          requests.push_back(wanted);
+    }
   const Windows windows = needs_windows ? calibration_windows(model, options.calibration) : Windows{};
 
   std::vector<Request*> states, errors;
   for (Request& request : requests) {
     request.cache_name = sha256(cache_key(model, options, windows, request.metric, request.top_k).dump()) + ".json";
+    if (request.metric == "joint") continue;
     if (!options.no_cache) request.found = read_result(request.cache_name, model.config.layers, request.top_k);
     if (!request.found) (is_error_metric(request.metric) ? errors : states).push_back(&request);
   }
@@ -208,8 +218,18 @@ std::vector<Detected> detect_all(const Model& model, const DetectOptions& option
     };
     llama::run_layerwise(model.config, loader, outer, device, {windows.front()}, project, [](std::size_t, const llama::LayerWeights&) { check_interrupt(); });
   }
+  const auto part = [&](const std::string& metric, std::size_t top_k) -> const Detected& {
+    return *std::find_if(requests.begin(), requests.end(), [&](const Request& other) { return other.metric == metric && other.top_k == top_k; })->found;
+  };
   std::vector<Detected> results;
-  for (Request& request : requests) results.push_back(std::move(*request.found));
+  for (std::size_t i = 0; i < asked; ++i) {
+    if (requests[i].metric == "joint") {
+      const Detected &change = part("jaccard", requests[i].top_k), &error = part("output-error", 0);
+      requests[i].found = Detected{lsaq::joint_importance(change.importance, error.importance), change.cached && error.cached,
+                                   std::max(change.seconds, error.seconds), requests[i].top_k};
+    }
+    results.push_back(*requests[i].found);
+  }
   return results;
 }
 
@@ -225,9 +245,10 @@ nlohmann::json detected_to_json(const Detected& found, const Model& model, const
   if (metric == "outlier") {
     json["sigmas"] = options.sigmas;
     json["outliers"] = options.outliers;
-  } else if (is_error_metric(metric)) {
-    json["error_bits"] = options.error_bits;
   } else {
+    if (is_error_metric(metric) || metric == "joint") json["error_bits"] = options.error_bits;
+  }
+  if (metric != "outlier" && !is_error_metric(metric)) {
     json["positions"] = options.positions;
     json["norm"] = options.norm;
     if (has_token_sets(metric)) json["head"] = options.head;

@@ -39,7 +39,7 @@ struct Detected {
   bool stable = false;   ///< --until-stable stopped it
 };
 
-/// The metrics there are: jaccard, ranked, cosine, outlier, error, error-nll, output-error.
+/// The metrics there are: jaccard, ranked, cosine, outlier, error, error-nll, output-error, joint.
 const std::vector<std::string>& metric_names();
 
 void add_detect_options(CLI::App& verb, DetectOptions& options);

@@ -115,13 +115,14 @@ void evaluate(Options options, const Global& global) {
     }
     return print_json(json);
   }
-  std::string report = fmt::format("perplexity {:.4f} ({} nats a token) over {} tokens\n", std::exp(nll.mean), with_error(nll, 6), text.targets);
+  const double perplexity = std::exp(nll.mean);
+  std::string report = fmt::format("perplexity {} ({} nats a token) over {} tokens\n",
+                                   perplexity < 1e6 ? fmt::format("{:.4f}", perplexity) : fmt::format("{:.4g}", perplexity), with_error(nll, 6), text.targets);
   if (options.divergence) {
     const llama::Estimate agreement = llama::agreement_of(scores);
-    report += fmt::format("{} nats a token above FP16 (perplexity {:.4f})\n", with_error(llama::nll_difference(scores, beside.reference), 6),
-                          std::exp(llama::nll_of(beside.reference).mean));
-    report += fmt::format("KL divergence from FP16 {} nats a token, same likeliest token {}%\n", with_error(llama::kl_of(scores), 6),
-                          with_error({100 * agreement.mean, 100 * agreement.error}, 2));
+    report += fmt::format("{} nats a token above FP16\n", with_error(llama::nll_difference(scores, beside.reference), 6));
+    report += fmt::format("KL divergence from FP16 {} nats a token\n", with_error(llama::kl_of(scores), 6));
+    report += fmt::format("same likeliest token as FP16 {}%\n", with_error({100 * agreement.mean, 100 * agreement.error}, 2));
   }
   report += fmt::format("{} windows of at most {} tokens, {}\naverage {:.4g} bits a weight, model {} ({} bytes), {:.1f} s\n", text.windows.size(), text.longest,
                         describe(options.text.protocol, text.stride), plan.average_bits, lsaq::format_bytes(bytes), bytes, seconds);

@@ -28,6 +28,7 @@ private:
 
 /// A value as it is written in TOML, for messages.
 std::string text_of(const toml::node& node) {
+  if (node.is_string()) return "\"" + lsaq::printable(**node.as_string()) + "\"";
   std::ostringstream text;
   node.visit([&](const auto& value) { text << value; });
   return lsaq::printable(text.str());
@@ -193,7 +194,7 @@ public:
       if (type.starts_with("UINT") || type.starts_with("INT")) return value.is_integer();
       return value.is_integer() || value.is_floating_point();
     };
-    const std::string wanted = is_flag ? "true or false is wanted" : type.starts_with("TEXT") ? "a text in quotes is wanted" : "a number is wanted: " + type;
+    const std::string wanted = is_flag ? "true or false is wanted" : type.starts_with("TEXT") ? "a text in quotes is wanted" : "a number is wanted";
     if (!fits(node)) return wanted; // an order is one result: no lists
     if (is_flag && !*node.value<bool>()) return std::nullopt;
     std::vector<std::string> words;

@@ -170,7 +170,7 @@ void importance(const Options& options, const Global& global) {
     if (found[i].top_k != 0 && shown[i].name != importance.metric) text += "token sets of " + std::to_string(found[i].top_k) + "\n";
     const std::vector<std::size_t> order = importance.order();
     std::string quarter;
-    for (std::size_t l = 0; l < lsaq::planned_sets(order.size())[0]; ++l) quarter += (l == 0 ? "" : ", ") + std::to_string(order[l]);
+    for (std::size_t l = 0; l < lsaq::quarter_of(order.size()); ++l) quarter += (l == 0 ? "" : ", ") + std::to_string(order[l]);
     text += lsaq::wrap("least important quarter: " + quarter, 2) + "\n";
     if (const auto confidence = lsaq::order_confidence(importance.window_scores, order.size())) text += confidence_text(*confidence);
     text += "\n";

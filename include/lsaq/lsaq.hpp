@@ -11,8 +11,10 @@
 #include <lsaq/half.hpp>
 #include <lsaq/types.hpp>
 
+#include <lsaq/importance/joint.hpp>
 #include <lsaq/importance/layer_importance.hpp>
 #include <lsaq/importance/metric.hpp>
+#include <lsaq/importance/order_confidence.hpp>
 #include <lsaq/importance/token_sets.hpp>
 
 #include <lsaq/resources/device.hpp>

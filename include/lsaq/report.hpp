@@ -110,8 +110,8 @@ inline std::string wrap(std::string_view text, std::size_t indent, std::size_t w
   return out;
 }
 
-/// How many layers are the least important quarter of `layers`: rounded down, at least one.
-constexpr std::size_t quarter_of(std::size_t layers) noexcept { return std::max<std::size_t>(1, layers / 4); }
+/// How many layers are the least important quarter of `layers`, rounded up as planned_sets() does.
+constexpr std::size_t quarter_of(std::size_t layers) noexcept { return (layers + 3) / 4; }
 
 namespace detail {
 

@@ -124,7 +124,8 @@ protected:
     argv.push_back(nullptr);
 
     std::vector<std::string> environment;
-    const std::set<std::string> ours = {"HOME", "XDG_CACHE_HOME", "LSAQ_MEMORY", "LSAQ_DEVICE", "LSAQ_ISA"};
+    std::set<std::string> ours = {"HOME", "XDG_CACHE_HOME", "LSAQ_MEMORY", "LSAQ_DEVICE", "LSAQ_ISA"};
+    for (const auto& [name, value] : setting.environment) ours.insert(name);
     for (char** entry = environ; *entry != nullptr; ++entry)
       if (const std::string text = *entry; !ours.contains(text.substr(0, text.find('=')))) environment.push_back(text);
     if (setting.cache) environment.push_back("XDG_CACHE_HOME=" + cache().string());

@@ -109,7 +109,7 @@ TEST_F(CompareCommand, AgreesWithEval) {
       const std::string file = write("plan.json", json{{"schema", "lsaq.plan/1"}, {"bits", plan.at("bits")}}.dump());
       const json alone = run_json({"eval", model(), "--plan", file, "--token-ids", ids, "--divergence"});
       for (const char* key : {"perplexity", "nll", "nll_se", "kl", "kl_se", "top1", "delta_nll", "delta_nll_se"}) EXPECT_EQ(alone.at(key), plan.at(key)) << key;
-      EXPECT_NEAR(run_json({"eval", model(), "--plan", file, "--token-ids", ids}).at("nll").get<double>(), plan.at("nll").get<double>(), 1e-5);
+      EXPECT_NEAR(run_json({"eval", model(), "--plan", file, "--token-ids", ids}).at("nll").get<double>(), plan.at("nll").get<double>(), 1e-4);
     }
 }
 
@@ -297,7 +297,7 @@ TEST_F(CompareCommand, EvalOfTheUnquantizedModelIsAtNoDistance) {
   EXPECT_EQ(object.at("perplexity"), object.at("perplexity_fp16"));
   EXPECT_GT(object.at("nll_se").get<double>(), 0);
   const json plain = run_json({"eval", model(), "--token-ids", token_ids(3, 40)});
-  EXPECT_NEAR(plain.at("nll").get<double>(), object.at("nll").get<double>(), 1e-5);
+  EXPECT_NEAR(plain.at("nll").get<double>(), object.at("nll").get<double>(), 1e-4);
   EXPECT_EQ(plain.at("bytes_weights"), object.at("bytes_weights"));
   EXPECT_FALSE(plain.contains("kl"));
   const json low = run_json({"eval", model(), "--bits", "3", "--token-ids", token_ids(3, 40), "--divergence"});

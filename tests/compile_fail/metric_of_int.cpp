@@ -1,5 +1,5 @@
 // A type that is no policy at all.
-// expected-error: lsaq: ImportanceMetric<P>: P needs `static constexpr std::string_view name` (docs/policies.md)
+// expected-error: lsaq: ImportanceMetric<P>: P needs `static constexpr std::string_view name` (docs/importance.md)
 #include <lsaq/importance/metric.hpp>
 
 #ifdef WITH_ERROR

@@ -1,5 +1,5 @@
 // A policy that scores both ways: nobody could say which score counts.
-// expected-error: lsaq: ImportanceMetric<P>: P has both `score` and `score_layer`; a policy looks at hidden states or at weights (docs/policies.md)
+// expected-error: lsaq: ImportanceMetric<P>: P offers more than one kind of score; a policy looks at hidden states, at weights, or at runs (docs/importance.md)
 #include <lsaq/importance/metric.hpp>
 
 struct Policy {
@@ -7,7 +7,7 @@ struct Policy {
   struct Options {};
   static double score_layer(const Options&, std::span<const lsaq::MatrixView>) { return 1; }
 #ifdef WITH_ERROR
-  static void score(const Options&, const lsaq::WindowStates&, const auto&, std::span<double> scores) { scores[0] = 1; }
+  static double score(const Options&, lsaq::MatrixView, lsaq::MatrixView) { return 1; }
 #endif
 };
 

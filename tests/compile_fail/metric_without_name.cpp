@@ -1,5 +1,5 @@
 // A policy of one's own that forgot its name.
-// expected-error: lsaq: ImportanceMetric<P>: P needs `static constexpr std::string_view name` (docs/policies.md)
+// expected-error: lsaq: ImportanceMetric<P>: P needs `static constexpr std::string_view name` (docs/importance.md)
 #include <lsaq/importance/metric.hpp>
 
 struct Policy {

@@ -1,17 +1,17 @@
-// A policy whose score has the wrong signature: it wants a vector where it is given a span.
-// expected-error: P needs `struct Options` and `static void score(const Options&, const WindowStates&, const Device&, std::span<double>)` or
+// A policy whose score has the wrong signature: it wants to write to states that it may only read.
+// expected-error: P needs `struct Options` and one of `static double score(const Options&, MatrixView entering, MatrixView leaving)`, `static double score_layer(
 #include <lsaq/importance/metric.hpp>
 
 #ifdef WITH_ERROR
-using Scores = std::vector<double>&;
+using States = lsaq::MutableMatrixView;
 #else
-using Scores = std::span<double>;
+using States = lsaq::MatrixView;
 #endif
 
 struct Policy {
   static constexpr std::string_view name = "mine";
   struct Options {};
-  static void score(const Options&, const lsaq::WindowStates&, const auto&, Scores scores) { scores[0] = 1; }
+  static double score(const Options&, States, States) { return 1; }
 };
 
 lsaq::ImportanceMetric<Policy> metric(4);

@@ -13,6 +13,7 @@ using lsaq::parse_json;
 using make_files::expect_mentions;
 using make_files::message_of;
 using testing::ElementsAre;
+using testing::IsEmpty;
 
 Importance read(std::string_view text) { return importance_from_json(parse_json(text, "i.json"), "i.json"); }
 
@@ -27,6 +28,37 @@ TEST(ImportanceFile, IsWrittenAsDocumented) {
             nlohmann::json::parse(R"({"schema": "lsaq.importance/1", "model": "a model", "metric": "jaccard", "top_k": 50, "windows": 3,
                                       "scores": [0.5, 0.25, 0.75], "spread": [0.0, 0.125, 0.5], "order": [1, 0, 2]})"));
   EXPECT_FALSE(importance_to_json(measured, "m", 0).contains("top_k")) << "metrics without token sets";
+  EXPECT_FALSE(importance_to_json(measured, "m", 0).contains("window_scores")) << "not known";
+}
+
+const Importance of_two_windows{.metric = "ranked",
+                                .scores = {0.2, 0.5, 1.0 / 3},
+                                .spread = {0.1, 0, 1e-9},
+                                .windows = 2,
+                                .window_scores = {0.1, 0.5, 1.0 / 7, 0.30000000000000004, 0.5, 5e-324}};
+
+TEST(ImportanceFile, WindowScoresAreAnArrayForEachWindow) {
+  const nlohmann::json json = importance_to_json(of_two_windows, "m", 0);
+  EXPECT_EQ(json.at("window_scores"), nlohmann::json::parse("[[0.1, 0.5, 0.14285714285714285], [0.30000000000000004, 0.5, 5e-324]]"));
+}
+
+TEST(ImportanceFile, WindowScoresComeBackBitForBit) {
+  const Importance back = read(importance_to_json(of_two_windows, "m", 0).dump());
+  EXPECT_EQ(back.windows, 2u);
+  EXPECT_EQ(back.window_scores, of_two_windows.window_scores);
+  EXPECT_EQ(back.scores, of_two_windows.scores);
+  EXPECT_THAT(read(importance_to_json(measured, "m", 50).dump()).window_scores, IsEmpty()) << "not known";
+}
+
+TEST(ImportanceFile, WindowScoresThatAreNotWindowsTimesLayersAreNotWritten) {
+  for (const Importance& torn : {Importance{.scores = {1, 2}, .windows = 2, .window_scores = {1, 2, 3}}, Importance{.scores = {1, 2}, .window_scores = {1, 2}},
+                                 Importance{.windows = 2, .window_scores = {1, 2}}})
+    expect_mentions(message_of<lsaq::InvalidArgument>([&] { (void)importance_to_json(torn, "m", 0); }), {"windows of ", "layers can't be"});
+}
+
+TEST(ImportanceFile, WindowScoresOfNoWindows) {
+  EXPECT_THAT(read(R"({"schema": "lsaq.importance/1", "scores": [1, 2], "windows": 0, "window_scores": []})").window_scores, IsEmpty());
+  EXPECT_THAT(read(R"({"schema": "lsaq.importance/1", "scores": [1, 2], "window_scores": []})").window_scores, IsEmpty());
 }
 
 TEST(ImportanceFile, ComesBackBitForBit) {
@@ -88,11 +120,33 @@ TEST(ImportanceFile, MalformedFieldsAreRefusedByName) {
   expect_mentions(with(good + R"("windows": 1.5)"), {"i.json", "\"windows\" is 1.5"});
 }
 
+TEST(ImportanceFile, MalformedWindowScoresAreRefusedByName) {
+  const auto with = [](const std::string& fields) { return refusal(R"({"schema": "lsaq.importance/1", "scores": [0.5, 1], )" + fields + "}"); };
+  const std::string two = R"("windows": 2, "window_scores": )";
+  for (const char* value : {"null", "1", "{}", "\"many\"", "true"})
+    expect_mentions(with(two + value), {"i.json", "\"window_scores\" must be an array with an array of numbers for each window"});
+  expect_mentions(with(two + "[0.5, 1]"), {"i.json", "\"window_scores\" must be an array of numbers"});
+  expect_mentions(with(two + "[[0.5, 1], {}]"), {"i.json", "\"window_scores\" must be an array of numbers"});
+  expect_mentions(with(two + "[[0.5, 1], [0.5, \"1\"]]"), {"i.json", "\"window_scores\" holds \"1\"", "no finite number"});
+  expect_mentions(with(two + "[[0.5, null], [0.5, 1]]"), {"i.json", "\"window_scores\" holds null", "no finite number"});
+  expect_mentions(with(two + "[[[0.5], 1], [0.5, 1]]"), {"i.json", "\"window_scores\" holds [0.5]", "no finite number"});
+  for (const char* value : {"[[0.5], [0.5, 1]]", "[[0.5, 1], [0.5, 1, 0]]", "[[], []]", "[[0.5, 1, 1], [0.5]]"}) // the last has as many numbers as it should
+    expect_mentions(with(two + value), {"i.json", "\"window_scores\" and \"scores\" have different numbers of layers"});
+  expect_mentions(with(two + "[]"), {"i.json", "\"window_scores\" has 0 windows, \"windows\" says 2"});
+  expect_mentions(with(two + "[[0.5, 1]]"), {"i.json", "\"window_scores\" has 1 windows, \"windows\" says 2"});
+  expect_mentions(with(two + "[[0.5, 1], [0.5, 1], [0.5, 1]]"), {"i.json", "\"window_scores\" has 3 windows, \"windows\" says 2"});
+  expect_mentions(with(R"("window_scores": [[0.5, 1]])"), {"i.json", "\"window_scores\" has 1 windows, \"windows\" says 0"});
+}
+
 TEST(ImportanceFile, NumbersThatAreNotFiniteAreRefused) {
   nlohmann::json json{{"schema", "lsaq.importance/1"}, {"scores", {0.5, std::numeric_limits<double>::infinity()}}}; // as a caller may build it
   expect_mentions(message_of<BadInput>([&] { importance_from_json(json, "i.json"); }), {"\"scores\" holds", "no finite number"});
   json["scores"][1] = std::numeric_limits<double>::quiet_NaN();
   expect_mentions(message_of<BadInput>([&] { importance_from_json(json, "i.json"); }), {"\"scores\" holds", "no finite number"});
+  json["scores"][1] = 0.25;
+  json["windows"] = 1u;
+  json["window_scores"] = nlohmann::json::array({{0.5, std::numeric_limits<double>::infinity()}});
+  expect_mentions(message_of<BadInput>([&] { importance_from_json(json, "i.json"); }), {"\"window_scores\" holds", "no finite number"});
 }
 
 TEST(ImportanceFile, NothingATerminalActsOnIsTakenOver) {

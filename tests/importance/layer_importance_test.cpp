@@ -1,4 +1,4 @@
-// The order that scores give: least important first, ties to the lower layer.
+// The order that scores give: least important first, ties to the lower layer. Means and standard errors of windows.
 #include <lsaq/importance/layer_importance.hpp>
 
 #include <gmock/gmock.h>
@@ -6,6 +6,7 @@
 namespace {
 
 using lsaq::Importance;
+using testing::DoubleEq;
 using testing::ElementsAre;
 
 TEST(LayerImportance, OrdersFromLeastToMostImportant) {
@@ -35,6 +36,23 @@ TEST(LayerImportance, TiesKeepTheirOrderAmongManyLayers) {
 TEST(LayerImportance, NegativeScoresAndZeros) {
   EXPECT_THAT((Importance{.scores = {0.0, -1.0, -0.0, -2.0}}.order()), ElementsAre(3, 1, 0, 2)); // the two zeros tie
   EXPECT_TRUE(Importance{}.order().empty());
+}
+
+TEST(ImportanceOfWindows, MeanAndStandardError) {
+  const Importance found = lsaq::importance_of_windows("mine", {1, -4, 0.5, /**/ 2, -4, 0.25, /**/ 6, -4, 0.75}, 3); // windows x layers
+  EXPECT_EQ(found.metric, "mine");
+  EXPECT_EQ(found.windows, 3u);
+  EXPECT_THAT(found.scores, ElementsAre(3.0, -4.0, 0.5));
+  EXPECT_THAT(found.spread, ElementsAre(DoubleEq(std::sqrt((4.0 + 1 + 9) / 2 / 3)), 0.0, DoubleEq(0.25 / std::sqrt(3.0))));
+  EXPECT_THAT(found.window_scores, ElementsAre(1, -4, 0.5, 2, -4, 0.25, 6, -4, 0.75));
+}
+
+TEST(ImportanceOfWindows, OneWindowHasNoSpread) {
+  const Importance found = lsaq::importance_of_windows("mine", {3, 1}, 2);
+  EXPECT_EQ(found.windows, 1u);
+  EXPECT_THAT(found.scores, ElementsAre(3.0, 1.0));
+  EXPECT_THAT(found.spread, ElementsAre(0.0, 0.0));
+  EXPECT_THAT(found.order(), ElementsAre(1, 0));
 }
 
 } // namespace

@@ -1,320 +1,259 @@
-// Scores of hidden states by hand: Jaccard (Eqs. 1-3) on an embedding of four tokens, Cosine, and policies of one's own.
+// What a detector makes of windows: means, standard errors, several results; merging; policies of one's own.
 #include <lsaq/importance/metric.hpp>
 
-#include <lsaq/deployment/cpu.hpp>
+#include "importance/calibration_states.hpp"
 
-#include <gmock/gmock.h>
-
-#include <thread>
+#include <formats/make_files.hpp>
 
 namespace {
 
-using lsaq::bf16;
+using calibration_states::observe;
+using calibration_states::random_integers;
+using calibration_states::random_text;
+using calibration_states::Text;
 using lsaq::Cosine;
-using lsaq::f16;
 using lsaq::Importance;
 using lsaq::ImportanceMetric;
-using lsaq::ImportanceWindow;
+using lsaq::ImportanceSweep;
+using lsaq::InvalidArgument;
 using lsaq::Jaccard;
 using lsaq::MatrixView;
-using testing::DoubleEq;
+using lsaq::TraceRows;
+using make_files::expect_mentions;
+using make_files::message_of;
 using testing::DoubleNear;
 using testing::ElementsAre;
+using testing::IsEmpty;
 
 const lsaq::Backend<lsaq::Cpu> cpu;
 
-// Four tokens, one in each direction. The two highest projections of a state are the two axes of its quadrant:
-//   (2, 1) -> {0, 1}    (-1, 2) -> {1, 2}    (-2, -1) -> {2, 3}
-const std::vector<float> compass{1, 0, 0, 1, -1, 0, 0, -1};
-const Jaccard::Options top_two{.embedding = MatrixView(compass.data(), 4, 2), .top_k = 2};
-const std::vector<float> north_east{2, 1}, north_west{-1, 2}, south_west{-2, -1};
+constexpr std::size_t hidden = 6, vocabulary = 50;
+const std::vector<float> embedding = random_integers(vocabulary * hidden, 77);
+const Jaccard::Options three_sizes{.embedding = MatrixView(embedding.data(), vocabulary, hidden), .top_k = {3, 12, 30}};
 
-MatrixView one_state(const std::vector<float>& state) { return {state.data(), 1, state.size()}; }
-
-template <class Metric> void observe_window(Metric& metric, const std::vector<std::vector<float>>& boundaries) {
-  ImportanceWindow window = metric.begin_window();
-  for (std::size_t b = 0; b < boundaries.size(); ++b) window.observe(b, one_state(boundaries[b]));
-  metric.end_window(window, cpu);
-}
-
-template <class Policy> std::vector<double> scores_of(const std::vector<std::vector<float>>& boundaries, typename Policy::Options options = {}) {
-  ImportanceMetric<Policy> metric(boundaries.size() - 1, options);
-  observe_window(metric, boundaries);
-  return metric.importance().scores;
-}
-
-TEST(JaccardMetric, OneMinusSharedOverAllTokens) {
-  EXPECT_THAT(scores_of<Jaccard>({north_east, north_east, north_west, south_west, north_east}, top_two),
-              ElementsAre(0.0, DoubleEq(2.0 / 3), DoubleEq(2.0 / 3), 1.0));
-}
-
-TEST(JaccardMetric, WholeVocabularyIsNeverChanged) {
-  Jaccard::Options all = top_two;
-  all.top_k = 4;
-  EXPECT_THAT(scores_of<Jaccard>({north_east, south_west}, all), ElementsAre(0.0));
-}
-
-TEST(JaccardMetric, DefaultSetSizeIsThePapersChoice) { EXPECT_EQ(Jaccard::Options{}.top_k, 50u); }
-
-TEST(JaccardMetric, ZeroStateTiesToTheLowestIds) {
-  EXPECT_THAT(scores_of<Jaccard>({{0, 0}, north_east, {0, 0}, south_west}, top_two), ElementsAre(0.0, 0.0, 1.0)); // zero -> {0, 1}
-}
-
-TEST(JaccardMetric, AveragesOverPositions) {
-  const std::vector<float> entering{2, 1, -1, 2, -2, -1}, leaving{2, 1, -2, -1, 2, 1}; // index 1, 1/3, 0
-  ImportanceMetric<Jaccard> metric(1, top_two);
-  ImportanceWindow window = metric.begin_window();
-  window.observe(0, {entering.data(), 3, 2});
-  window.observe(1, {leaving.data(), 3, 2});
-  metric.end_window(window, cpu);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(DoubleNear((0 + 2.0 / 3 + 1) / 3, 1e-15)));
-}
-
-TEST(JaccardMetric, ThreadsDoNotChangeTheScores) {
-  std::vector<float> embedding(90 * 8), states(5 * 3 * 8);
-  for (std::size_t i = 0; i < embedding.size(); ++i) embedding[i] = static_cast<float>(static_cast<int>(i * 31 % 17) - 8);
-  for (std::size_t i = 0; i < states.size(); ++i) states[i] = static_cast<float>(static_cast<int>(i * 29 % 13) - 6);
-  struct Four {
-    std::size_t concurrency() const { return 4; }
-    void parallel_for(std::size_t count, lsaq::TaskRef task) const {
-      while (count-- > 0) task(count);
-    }
-  } four;
-  std::vector<std::vector<double>> scores;
-  for (const lsaq::Backend<lsaq::Cpu>& device : {lsaq::Backend<lsaq::Cpu>(), lsaq::Backend<lsaq::Cpu>(four)}) {
-    ImportanceMetric<Jaccard> metric(4, {.embedding = MatrixView(embedding.data(), 90, 8), .top_k = 10});
-    ImportanceWindow window = metric.begin_window();
-    for (std::size_t b = 0; b < 5; ++b) window.observe(b, {states.data() + b * 24, 3, 8});
-    metric.end_window(window, device);
-    scores.push_back(metric.importance().scores);
-  }
-  EXPECT_EQ(scores[0], scores[1]);
-}
-
-TEST(CosineMetric, ByHand) {
-  EXPECT_THAT(scores_of<Cosine>({{3, 4}, {6, 8}, {-8, 6}, {8, -6}, {8, 0}}),
-              ElementsAre(DoubleNear(0, 1e-15), DoubleNear(1, 1e-15), DoubleNear(2, 1e-15), DoubleNear(1 - 0.8, 1e-15)));
-}
-
-TEST(CosineMetric, StaysWithinZeroAndTwo) {
-  const std::vector<float> v{0.1f, 0.7f, -0.3f}, tripled{0.3f, 2.1f, -0.9f}, minus{-0.1f, -0.7f, 0.3f};
-  for (const double score : scores_of<Cosine>({v, tripled, v, minus, v})) {
-    EXPECT_GE(score, 0.0);
-    EXPECT_LE(score, 2.0);
-  }
-}
-
-TEST(CosineMetric, ZeroVectors) {
-  EXPECT_THAT(scores_of<Cosine>({{0, 0}, {0, 0}, {1, 2}, {0, 0}}), ElementsAre(0.0, 1.0, 1.0)); // nothing changed; something out of nothing and back
-}
-
-TEST(CosineMetric, LargeAndSmallStatesNeitherOverflowNorVanish) {
-  EXPECT_THAT(scores_of<Cosine>({{3e38f, 0}, {3e38f, 3e38f}}), ElementsAre(DoubleNear(1 - std::sqrt(0.5), 1e-7)));
-  EXPECT_THAT(scores_of<Cosine>({{1e-30f, 0}, {0, 1e-30f}}), ElementsAre(1.0));
-}
-
-TEST(CosineMetric, AveragesOverPositions) {
-  const std::vector<float> entering{1, 0, 1, 0}, leaving{1, 0, 0, 1};
-  ImportanceMetric<Cosine> metric(1);
-  ImportanceWindow window = metric.begin_window();
-  window.observe(0, {entering.data(), 2, 2});
-  window.observe(1, {leaving.data(), 2, 2});
-  metric.end_window(window, cpu);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(0.5));
-}
-
-TEST(Window, CopiesStatesThatAreOverwrittenInPlace) {
-  std::vector<float> residual = north_east;
-  ImportanceMetric<Jaccard> metric(2, top_two);
-  ImportanceWindow window = metric.begin_window();
-  window.observe(0, one_state(residual));
-  residual = north_west;
-  window.observe(1, one_state(residual));
-  residual = south_west;
-  window.observe(2, one_state(residual));
-  residual = {1e30f, -1e30f};
-  metric.end_window(window, cpu);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(DoubleEq(2.0 / 3), DoubleEq(2.0 / 3)));
-}
-
-TEST(Window, BoundariesMayComeInAnyOrder) {
-  ImportanceMetric<Jaccard> metric(2, top_two);
-  ImportanceWindow window = metric.begin_window();
-  window.observe(2, one_state(south_west));
-  window.observe(0, one_state(north_east));
-  window.observe(1, one_state(north_east));
-  metric.end_window(window, cpu);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(0.0, 1.0));
-}
-
-TEST(Window, SeveralOpenAtOnceDoNotMix) {
-  ImportanceMetric<Jaccard> metric(1, top_two);
-  ImportanceWindow first = metric.begin_window(), second = metric.begin_window();
-  first.observe(0, one_state(north_east));
-  second.observe(0, one_state(south_west));
-  second.observe(1, one_state(north_east));
-  first.observe(1, one_state(north_east));
-  metric.end_window(first, cpu);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(0.0));
-  metric.end_window(second, cpu);
-  EXPECT_EQ(metric.importance().windows, 2u);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(0.5));
-}
-
-TEST(Window, IsAValue) {
-  ImportanceMetric<Jaccard> metric(1, top_two);
-  ImportanceWindow window = metric.begin_window();
-  window.observe(0, one_state(north_east));
-  ImportanceWindow copy = window;
-  window.observe(1, one_state(north_east));
-  copy.observe(1, one_state(south_west));
-  metric.end_window(copy, cpu);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(1.0));
-  metric.end_window(window, cpu);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(0.5));
-}
-
-TEST(Window, CanBeFilledOnAThreadOfItsOwn) {
-  ImportanceMetric<Jaccard> metric(1, top_two);
-  std::vector<ImportanceWindow> windows(4, metric.begin_window());
-  std::vector<std::thread> threads;
-  for (std::size_t i = 0; i < windows.size(); ++i)
-    threads.emplace_back([&, i] {
-      windows[i].observe(0, one_state(north_east));
-      windows[i].observe(1, one_state(i % 2 == 0 ? north_east : south_west));
-    });
-  for (std::thread& thread : threads) thread.join();
-  for (ImportanceWindow& window : windows) metric.end_window(window, cpu);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(0.5));
-}
-
-TEST(Window, IsEmptyAgainAfterItsEnd) {
-  ImportanceMetric<Jaccard> metric(1, top_two);
-  ImportanceWindow window = metric.begin_window();
-  window.observe(0, one_state(north_east));
-  window.observe(1, one_state(south_west));
-  metric.end_window(window, cpu);
-  const std::vector<float> three{2, 1, 2, 1, 2, 1}; // another number of positions
-  window.observe(0, {three.data(), 3, 2});
-  window.observe(1, {three.data(), 3, 2});
-  metric.end_window(window, cpu);
-  EXPECT_EQ(metric.importance().windows, 2u);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(0.5));
-}
-
-template <class T> std::vector<T> padded(const std::vector<float>& values, std::size_t columns, std::size_t stride) {
-  std::vector<T> out(values.size() / columns * stride);
-  for (T& element : out) {
-    if constexpr (std::is_same_v<T, float>) element = -77.0f;
-    if constexpr (std::is_same_v<T, f16>) element = lsaq::to_f16(-77.0f);
-    if constexpr (std::is_same_v<T, bf16>) element = lsaq::to_bf16(-77.0f);
-  }
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    T& element = out[i / columns * stride + i % columns];
-    if constexpr (std::is_same_v<T, float>) element = values[i];
-    if constexpr (std::is_same_v<T, f16>) element = lsaq::to_f16(values[i]);
-    if constexpr (std::is_same_v<T, bf16>) element = lsaq::to_bf16(values[i]);
-  }
-  return out;
-}
-
-template <class T> class WindowTypes : public testing::Test {};
-using StateTypes = testing::Types<float, f16, bf16>;
-TYPED_TEST_SUITE(WindowTypes, StateTypes);
-
-TYPED_TEST(WindowTypes, AreWidenedRowByRowWithTheirStride) {
-  const std::vector<float> entering{3, 4, 0, 1.5, 0, -2}, leaving{6, 8, 0, 0, 0.25, 0}; // cosines 1 and 0
-  ImportanceMetric<Cosine> metric(1);
-  for (const std::size_t stride : {3u, 8u}) {
-    ImportanceWindow window = metric.begin_window();
-    const std::vector<TypeParam> in = padded<TypeParam>(entering, 3, stride), out = padded<TypeParam>(leaving, 3, stride);
-    window.observe(0, MatrixView(in.data(), 2, 3, stride));
-    window.observe(1, MatrixView(out.data(), 2, 3, stride));
-    metric.end_window(window, cpu);
-  }
-  EXPECT_EQ(metric.importance().windows, 2u);
-  EXPECT_THAT(metric.importance().scores, ElementsAre(DoubleNear(0.5, 1e-15)));
-  EXPECT_THAT(metric.importance().spread, ElementsAre(0.0));
-}
-
-TEST(ImportanceResult, NamesThePolicyAndCountsWindows) {
-  ImportanceMetric<Jaccard> jaccard(1, top_two);
-  observe_window(jaccard, {north_east, north_east});
-  EXPECT_EQ(jaccard.layers(), 1u);
-  EXPECT_EQ(jaccard.importance().metric, "jaccard");
-  EXPECT_EQ(jaccard.importance().windows, 1u);
-  ImportanceMetric<Cosine> cosine(1);
-  observe_window(cosine, {north_east, north_east});
-  EXPECT_EQ(cosine.importance().metric, "cosine");
-}
+/// One layer with a state of two numbers: its score is 1 - cos of the angle.
+void observe_turn(ImportanceMetric<Cosine>& metric, std::vector<float> leaving) { observe(metric, {1, 2, {{1, 0}, std::move(leaving)}}); }
 
 TEST(ImportanceResult, MeanAndStandardErrorOverWindows) {
-  ImportanceMetric<Jaccard> metric(1, top_two);
-  observe_window(metric, {north_east, north_west}); // 2/3
+  ImportanceMetric<Cosine> metric(1);
+  observe_turn(metric, {0, 1}); // 1
   EXPECT_THAT(metric.importance().spread, ElementsAre(0.0)) << "a single window has no spread";
-  observe_window(metric, {north_east, south_west}); // 1
+  observe_turn(metric, {-1, 0}); // 2
   const Importance two = metric.importance();
-  EXPECT_THAT(two.scores, ElementsAre(DoubleNear(5.0 / 6, 1e-15)));
-  EXPECT_THAT(two.spread, ElementsAre(DoubleNear(1.0 / 6, 1e-15))); // deviation sqrt(1/18), over sqrt(2)
-  observe_window(metric, {north_east, north_east});                 // 0
-  observe_window(metric, {north_west, south_west});                 // 2/3
+  EXPECT_THAT(two.scores, ElementsAre(1.5));
+  EXPECT_THAT(two.spread, ElementsAre(0.5)); // deviation sqrt(1/2), over sqrt(2)
+  observe_turn(metric, {1, 0});              // 0
+  observe_turn(metric, {0, -1});             // 1
   const Importance four = metric.importance();
-  const double mean = (2.0 / 3 + 1 + 0 + 2.0 / 3) / 4;
-  const double squares = 2 * (2.0 / 3 - mean) * (2.0 / 3 - mean) + (1 - mean) * (1 - mean) + mean * mean;
   EXPECT_EQ(four.windows, 4u);
-  EXPECT_THAT(four.scores, ElementsAre(DoubleNear(mean, 1e-15)));
-  EXPECT_THAT(four.spread, ElementsAre(DoubleNear(std::sqrt(squares / 3) / std::sqrt(4.0), 1e-15)));
+  EXPECT_THAT(four.scores, ElementsAre(1.0));
+  EXPECT_THAT(four.spread, ElementsAre(DoubleNear(std::sqrt(2.0 / 3 / 4), 1e-15)));
+  EXPECT_THAT(four.window_scores, ElementsAre(1.0, 2.0, 0.0, 1.0));
 }
 
-TEST(Merge, EqualsTheSequentialResult) {
-  const std::vector<std::vector<std::vector<float>>> texts{
-      {north_east, north_west, south_west}, {north_east, south_west, south_west}, {south_west, south_west, north_east}, {north_west, north_east, north_east}};
-  ImportanceMetric<Jaccard> sequential(2, top_two), first(2, top_two), second(2, top_two);
-  for (std::size_t i = 0; i < texts.size(); ++i) {
-    observe_window(sequential, texts[i]);
-    observe_window(i < 1 ? first : second, texts[i]);
+TEST(ImportanceResult, EachResultHasItsOwnScoresAndSpread) {
+  ImportanceMetric<Jaccard> metric(2, three_sizes);
+  const std::vector<double> windows{/* window, layer, result */ .1, .2, .3, .4, .5, .6, .7, .8, .9, .2, .3, .4};
+  metric.add_window_scores(windows);
+  EXPECT_EQ(metric.results(), 3u);
+  for (std::size_t r = 0; r < 3; ++r) {
+    const Importance found = metric.importance(r);
+    const double a = windows[r], b = windows[3 + r], c = windows[6 + r], d = windows[9 + r];
+    EXPECT_EQ(found.windows, 2u);
+    EXPECT_THAT(found.window_scores, ElementsAre(a, b, c, d));
+    EXPECT_THAT(found.scores, ElementsAre(DoubleNear((a + c) / 2, 1e-15), DoubleNear((b + d) / 2, 1e-15)));
+    EXPECT_THAT(found.spread, ElementsAre(DoubleNear(std::abs(a - c) / 2, 1e-15), DoubleNear(std::abs(b - d) / 2, 1e-15)));
+  }
+  expect_mentions(message_of<InvalidArgument>([&] { (void)metric.importance(3); }), {"result 3 of 3"});
+}
+
+TEST(ImportanceResult, SaysWhatItIsOf) {
+  ImportanceMetric<Jaccard> metric(4, three_sizes);
+  EXPECT_EQ(metric.layers(), 4u);
+  EXPECT_EQ(metric.options().top_k.sizes, three_sizes.top_k.sizes);
+  observe(metric, random_text(4, 1, hidden, 1));
+  EXPECT_EQ(metric.importance().metric, "jaccard");
+  EXPECT_EQ(metric.importance().scores.size(), 4u);
+}
+
+TEST(ImportanceResult, DetectorsAreValues) {
+  ImportanceMetric<Cosine> metric(1);
+  observe_turn(metric, {0, 1});
+  ImportanceMetric<Cosine> copy = metric;
+  observe_turn(copy, {-1, 0});
+  EXPECT_EQ(metric.importance().windows, 1u);
+  EXPECT_THAT(copy.importance().scores, ElementsAre(1.5));
+}
+
+TEST(Merge, EqualsOneDetectorThatSawEverything) {
+  ImportanceMetric<Jaccard> one(4, three_sizes), first(4, three_sizes), second(4, three_sizes), third(4, three_sizes);
+  for (unsigned i = 0; i < 6; ++i) {
+    const Text text = random_text(4, 1 + i % 3, hidden, 50 + i);
+    observe(one, text);
+    observe(i < 1 ? first : i < 4 ? second : third, text);
   }
   first.merge(second);
-  const Importance merged = first.importance(), expected = sequential.importance();
-  EXPECT_EQ(merged.windows, 4u);
-  EXPECT_EQ(merged.scores, expected.scores);
-  EXPECT_EQ(merged.spread, expected.spread);
+  first.merge(third);
+  for (std::size_t r = 0; r < 3; ++r) {
+    const Importance merged = first.importance(r), expected = one.importance(r);
+    EXPECT_EQ(merged.windows, 6u);
+    EXPECT_EQ(merged.window_scores, expected.window_scores);
+    EXPECT_EQ(merged.scores, expected.scores);
+    EXPECT_EQ(merged.spread, expected.spread);
+  }
   EXPECT_EQ(second.importance().windows, 3u) << "the other detector is as it was";
 }
 
 TEST(Merge, WithADetectorThatSawNothing) {
-  ImportanceMetric<Jaccard> empty(1, top_two), full(1, top_two);
-  observe_window(full, {north_east, south_west});
+  ImportanceMetric<Jaccard> empty(4, three_sizes), full(4, three_sizes);
+  observe(full, random_text(4, 2, hidden, 1));
   full.merge(empty);
   EXPECT_EQ(full.importance().windows, 1u);
   empty.merge(full);
   EXPECT_EQ(empty.importance().scores, full.importance().scores);
 }
 
-/// A policy as an engine's author would write it: how much longer the state gets. Needs nothing of the device.
+TEST(WindowScores, GiveTheDetectorTheyCameFrom) {
+  ImportanceMetric<Cosine> seen(4), told(4);
+  for (unsigned i = 0; i < 3; ++i) observe(seen, random_text(4, 2, hidden, i));
+  told.add_window_scores(seen.importance().window_scores);
+  EXPECT_EQ(told.importance().windows, 3u);
+  EXPECT_EQ(told.importance().scores, seen.importance().scores);
+  EXPECT_EQ(told.importance().spread, seen.importance().spread);
+  told.add_window_scores({});
+  EXPECT_EQ(told.importance().windows, 3u);
+}
+
+/// A policy as an engine's author would write it: how much longer a state gets. Needs nothing of the device.
 struct Growth {
   static constexpr std::string_view name = "growth";
   struct Options {
     double factor = 1;
   };
-  static void score(const Options& options, const lsaq::WindowStates& window, const auto&, std::span<double> scores) {
-    for (std::size_t layer = 0; layer < window.layers; ++layer)
-      for (std::size_t p = 0; p < window.positions; ++p) scores[layer] += options.factor * double{window.at(layer + 1, p)[0] - window.at(layer, p)[0]};
+  static float score(const Options& options, MatrixView entering, MatrixView leaving) {
+    double sum = 0;
+    for (std::size_t p = 0; p < entering.rows; ++p)
+      sum += lsaq::load_element(leaving.row(p), leaving.type, 0) - lsaq::load_element(entering.row(p), entering.type, 0);
+    return static_cast<float>(options.factor * sum);
   }
 };
 
-static_assert(lsaq::has_metric_name<Growth> && lsaq::scores_hidden_states<Growth> && !lsaq::scores_weights<Growth>);
+static_assert(lsaq::has_metric_name<Growth> && lsaq::scores_hidden_states<Growth> && lsaq::observes_states<Growth>);
+static_assert(!lsaq::scores_traces<Growth> && !lsaq::scores_weights<Growth> && !lsaq::measures_layers<Growth>);
 
-TEST(OwnPolicy, ScoresHiddenStates) {
-  struct NoDevice {};
+struct NoDevice {};
+
+TEST(OwnPolicy, ComparesHiddenStates) {
   ImportanceMetric<Growth> metric(2, {.factor = 10});
-  ImportanceWindow window = metric.begin_window();
-  const std::vector<float> states[] = {{1, 2}, {4, 8}, {5, 5}};
-  for (std::size_t b = 0; b < 3; ++b) window.observe(b, {states[b].data(), 2, 1});
-  metric.end_window(window, NoDevice{});
+  observe(metric, {2, 1, {{1, 2}, {4, 8}, {5, 5}}}, NoDevice{});
   EXPECT_EQ(metric.importance().metric, "growth");
+  EXPECT_EQ(metric.results(), 1u);
   EXPECT_THAT(metric.importance().scores, ElementsAre(90.0, -20.0));
   EXPECT_THAT(metric.importance().order(), ElementsAre(1, 0));
+  ImportanceSweep<Growth> sweep(1, {}, {1, 2});
+  const std::vector<float> entering{1, 2, 3}, leaving{2, 4, 7};
+  sweep.observe(MatrixView(entering.data(), 3, 1), NoDevice{});
+  sweep.observe(MatrixView(leaving.data(), 3, 1), NoDevice{});
+  EXPECT_THAT(sweep.scores(), ElementsAre(1.0, 6.0));
+}
+
+/// A policy that turns each state into its length once, and says for several limits how many positions changed theirs by more.
+struct LengthSteps {
+  static constexpr std::string_view name = "length_steps";
+  struct Options {
+    std::vector<double> limits;
+    std::vector<std::size_t>* traced = nullptr; ///< rows of each trace
+  };
+  using Trace = std::vector<double>;
+
+  static std::size_t results(const Options& options) { return options.limits.size(); }
+  static Trace trace(const Options& options, MatrixView states, const auto&) {
+    if (options.traced != nullptr) options.traced->push_back(states.rows);
+    Trace lengths;
+    for (std::size_t r = 0; r < states.rows; ++r) {
+      double sum = 0;
+      for (std::size_t i = 0; i < states.columns; ++i) sum += std::pow(double{lsaq::load_element(states.row(r), states.type, i)}, 2);
+      lengths.push_back(std::sqrt(sum));
+    }
+    return lengths;
+  }
+  static void score(const Options& options, TraceRows<Trace> entering, TraceRows<Trace> leaving, std::span<double> scores) {
+    for (std::size_t i = 0; i < scores.size(); ++i)
+      for (std::size_t p = 0; p < entering.count; ++p)
+        scores[i] += std::abs((*leaving.trace)[leaving.first + p] - (*entering.trace)[entering.first + p]) > options.limits[i];
+  }
+};
+
+static_assert(lsaq::scores_traces<LengthSteps> && lsaq::observes_states<LengthSteps> && !lsaq::scores_hidden_states<LengthSteps>);
+
+TEST(OwnPolicy, ComparesTracesWithSeveralResults) {
+  std::vector<std::size_t> traced;
+  ImportanceMetric<LengthSteps> metric(2, {.limits = {0.5, 4}, .traced = &traced});
+  auto window = metric.begin_window({.sequences = 2, .positions = 2, .hidden = 2});
+  //                                        text 0         text 1
+  const std::vector<float> boundaries[] = {{3, 4, 0, 1, /**/ 0, 0, 6, 8},  // lengths 5, 1; 0, 10
+                                           {4, 3, 0, 9, /**/ 0, 2, 8, 6},  // lengths 5, 9; 2, 10
+                                           {0, 6, 0, 9, /**/ 0, 2, 0, 0}}; // lengths 6, 9; 2, 0
+  for (std::size_t b = 0; b < 3; ++b) window.observe(b, MatrixView(boundaries[b].data(), 4, 2));
+  metric.end_window(window, NoDevice{});
+  EXPECT_THAT(traced, ElementsAre(12)) << "every boundary once, all together";
+  EXPECT_THAT(metric.importance(0).window_scores, ElementsAre(1, 1, 1, 1)); // windows x layers: more than 0.5
+  EXPECT_THAT(metric.importance(1).window_scores, ElementsAre(1, 0, 0, 1)); // more than 4
+  traced.clear();
+  ImportanceSweep<LengthSteps> sweep(2, metric.options(), {2, 2});
+  for (const std::vector<float>& states : boundaries) sweep.observe(MatrixView(states.data(), 4, 2), NoDevice{});
+  EXPECT_THAT(traced, ElementsAre(4, 4, 4));
+  EXPECT_THAT(sweep.scores(), ElementsAre(1, 1, 1, 0, 1, 0, 1, 1));
+  metric.add(sweep);
+  EXPECT_THAT(metric.importance(1).window_scores, ElementsAre(1, 0, 0, 1, 1, 0, 0, 1));
+}
+
+/// A policy that looks at weights.
+struct LargestWeight {
+  static constexpr std::string_view name = "largest";
+  struct Options {
+    float at_least = 0;
+  };
+  static float score_layer(const Options& options, std::span<const MatrixView> linears) {
+    float largest = options.at_least;
+    for (const MatrixView& linear : linears)
+      for (std::size_t r = 0; r < linear.rows; ++r)
+        for (std::size_t c = 0; c < linear.columns; ++c) largest = std::max(largest, lsaq::load_element(linear.row(r), linear.type, c));
+    return largest;
+  }
+};
+
+static_assert(lsaq::scores_weights<LargestWeight> && !lsaq::observes_states<LargestWeight>);
+
+TEST(OwnPolicy, ScoresWeights) {
+  const std::vector<float> a{1, 7, 3, -9}, b{2, 2, 2, 2}, c{5};
+  ImportanceMetric<LargestWeight> metric(2, {.at_least = 4});
+  metric.observe_weights(0, MatrixView(a.data(), 2, 2));
+  const MatrixView linears[] = {{b.data(), 2, 2}, {c.data(), 1, 1}};
+  metric.observe_weights(1, linears);
+  EXPECT_EQ(metric.importance().metric, "largest");
+  EXPECT_THAT(metric.importance().scores, ElementsAre(7.0, 5.0));
+  EXPECT_THAT(metric.importance().order(), ElementsAre(1, 0));
+  EXPECT_THAT(metric.importance().window_scores, IsEmpty());
+}
+
+/// A policy that measures layers by a rule of its own.
+struct Depth {
+  static constexpr std::string_view name = "depth";
+  struct Options {
+    double slope = 1;
+  };
+  static std::vector<double> measure(const Options& options, std::size_t layer) { return {static_cast<double>(layer) * options.slope, 1}; }
+};
+
+static_assert(lsaq::measures_layers<Depth> && !lsaq::observes_states<Depth>);
+
+TEST(OwnPolicy, MeasuresLayers) {
+  ImportanceMetric<Depth> metric(3, {.slope = -2});
+  metric.measure();
+  EXPECT_EQ(metric.importance().metric, "depth");
+  EXPECT_THAT(metric.importance().scores, ElementsAre(0.5, -0.5, -1.5));
+  EXPECT_THAT(metric.importance().order(), ElementsAre(2, 1, 0));
 }
 
 } // namespace

@@ -198,24 +198,25 @@ private:
 TEST(TopTokensTypes, EveryTypeGivesTheValuesItStores) {
   using lsaq::ElementType;
   for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0})
-    for (const std::size_t hidden : {1, 31, 32, 96, 576, 700})
+    for (const std::size_t hidden : {1, 31, 96, 576, 700})
       for (const bool strided : {false, true}) {
         const bool blocks = type == ElementType::q8_0;
         if (blocks && hidden % 32 != 0) continue;
-        constexpr std::size_t vocabulary = 203, count = 21, k = 20;
+        constexpr std::size_t vocabulary = 203, count = 17, k = 20;
         const Embedding embedding(type, vocabulary, hidden, !strided ? 0 : blocks ? 64 : 7, 4);
         const std::vector<float> x = random_integers(count * hidden, 4, 3);
+        std::vector<std::vector<ScoredToken>> found;
+        for (const lsaq::Isa isa : runnable_paths()) found.push_back(tokens_of({x.data(), count, hidden}, embedding.view(), k, lsaq::kernels_of(isa)));
         std::vector<std::pair<double, TokenId>> expected(vocabulary);
-        for (const lsaq::Isa isa : runnable_paths()) {
-          const std::vector<ScoredToken> tokens = tokens_of({x.data(), count, hidden}, embedding.view(), k, lsaq::kernels_of(isa));
-          for (std::size_t s = 0; s < count; ++s) {
-            for (std::size_t t = 0; t < vocabulary; ++t) expected[t] = {-embedding.projection(&x[s * hidden], t), static_cast<TokenId>(t)};
-            std::partial_sort(expected.begin(), expected.begin() + k, expected.end());
+        for (std::size_t s = 0; s < count; ++s) {
+          for (std::size_t t = 0; t < vocabulary; ++t) expected[t] = {-embedding.projection(&x[s * hidden], t), static_cast<TokenId>(t)};
+          std::partial_sort(expected.begin(), expected.begin() + k, expected.end());
+          for (std::size_t path = 0; path < found.size(); ++path)
             for (std::size_t i = 0; i < k; ++i) {
-              ASSERT_EQ(tokens[s * k + i].id, expected[i].second) << name_of(isa) << ", " << name_of(type) << ", hidden " << hidden << ", state " << s;
-              ASSERT_EQ(double{tokens[s * k + i].value}, -expected[i].first);
+              const ScoredToken token = found[path][s * k + i];
+              ASSERT_EQ(token.id, expected[i].second) << name_of(runnable_paths()[path]) << ", " << name_of(type) << ", hidden " << hidden << ", state " << s;
+              ASSERT_EQ(double{token.value}, -expected[i].first);
             }
-          }
         }
       }
 }
@@ -279,7 +280,7 @@ TEST(TopTokensThreads, AnyNumberGivesTheSameResult) {
 
 /// Rounded sums: the same bits whichever states are projected together, on every path.
 TEST(TopTokensBatches, EachStateAloneGivesTheSameAsAllTogether) {
-  for (const auto& [count, vocabulary, hidden] : {std::array<std::size_t, 3>{70, 401, 300}, {130, 200, 577}, {1030, 193, 40}}) {
+  for (const auto& [count, vocabulary, hidden] : {std::array<std::size_t, 3>{70, 201, 300}, {130, 100, 577}, {1030, 193, 24}}) {
     constexpr std::size_t k = 12;
     const std::vector<float> x = random_reals(count * hidden, 15), w = random_reals(vocabulary * hidden, 16);
     const MatrixView states(x.data(), count, hidden), embedding(w.data(), vocabulary, hidden);

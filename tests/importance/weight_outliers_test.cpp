@@ -1,7 +1,11 @@
-// Scores of weights by hand: outliers against the mean of a whole layer, and a weight policy of one's own.
+// Scores of weights by hand: outliers against the mean of a whole layer.
+#include <lsaq/importance/weight_outliers.hpp>
+
 #include <lsaq/importance/metric.hpp>
 
 #include <formats/make_files.hpp>
+
+#include <random>
 
 namespace {
 
@@ -124,37 +128,36 @@ TEST(WeightOutliersMetric, SaysWhichLayerIsMissingOrOutOfRange) {
 }
 
 TEST(WeightOutliersMetric, WeightsThatAreNotFinite) {
-  const std::vector<float> weights{1, std::numeric_limits<float>::quiet_NaN(), 2, 3};
-  ImportanceMetric<WeightOutliers> metric(1);
-  // A NaN is no outlier of anything: without a refusal the broken layer would look calm.
-  expect_mentions(message_of<InvalidArgument>([&] { metric.observe_weights(0, MatrixView(weights.data(), 2, 2)); }), {"layer 0", "not finite"});
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> good{1, 2, 3, 40};
+  for (const std::vector<float>& weights : {std::vector<float>{1, nan, 2, 3}, {1, infinity, 2, 3}, {-infinity, 1, 2, infinity}}) {
+    ImportanceMetric<WeightOutliers> metric(2);
+    metric.observe_weights(1, MatrixView(good.data(), 2, 2));
+    // A NaN is no outlier of anything: without a refusal the broken layer would look calm.
+    for (const std::size_t layer : {0u, 1u})
+      expect_mentions(message_of<InvalidArgument>([&] { metric.observe_weights(layer, MatrixView(weights.data(), 2, 2)); }),
+                      {"layer " + std::to_string(layer), "not finite"});
+    metric.observe_weights(0, MatrixView(good.data(), 2, 2));
+    EXPECT_EQ(metric.importance().scores[0], metric.importance().scores[1]) << "what was seen before stays";
+  }
 }
 
-/// A weight policy as an engine's author would write it.
-struct LargestWeight {
-  static constexpr std::string_view name = "largest";
-  struct Options {
-    float at_least = 0;
-  };
-  static float score_layer(const Options& options, std::span<const MatrixView> linears) {
-    float largest = options.at_least;
-    for (const MatrixView& linear : linears)
-      for (std::size_t r = 0; r < linear.rows; ++r)
-        for (std::size_t c = 0; c < linear.columns; ++c) largest = std::max(largest, lsaq::load_element(linear.row(r), linear.type, c));
-    return largest;
+TEST(WeightOutliersMetric, OfManyRandomWeights) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> pick(0.25f, 2);
+  std::vector<float> weights(5000);
+  for (float& weight : weights) weight = pick(random);
+  double sum = 0, squares = 0;
+  for (const float weight : weights) sum += weight;
+  const double mean = sum / 5000;
+  for (const float weight : weights) squares += (weight - mean) * (weight - mean);
+  for (const double sigmas : {0.5, 1.0, 2.0, 3.0}) {
+    std::size_t far = 0;
+    for (const float weight : weights) far += std::abs(weight - mean) > sigmas * std::sqrt(squares / 5000);
+    EXPECT_GT(far, 0u);
+    const MatrixView linears[] = {{weights.data(), 10, 100}, {weights.data() + 1000, 40, 100}};
+    EXPECT_DOUBLE_EQ(WeightOutliers::score_layer({.sigmas = sigmas}, linears), static_cast<double>(far) / 5000);
   }
-};
-
-static_assert(lsaq::has_metric_name<LargestWeight> && lsaq::scores_weights<LargestWeight> && !lsaq::scores_hidden_states<LargestWeight>);
-
-TEST(OwnPolicy, ScoresWeights) {
-  const std::vector<float> a{1, 7, 3, -9}, b{2, 2, 2, 2};
-  ImportanceMetric<LargestWeight> metric(2, {.at_least = 4});
-  metric.observe_weights(0, MatrixView(a.data(), 2, 2));
-  metric.observe_weights(1, MatrixView(b.data(), 2, 2));
-  EXPECT_EQ(metric.importance().metric, "largest");
-  EXPECT_THAT(metric.importance().scores, ElementsAre(7.0, 4.0));
-  EXPECT_THAT(metric.importance().order(), ElementsAre(1, 0));
 }
 
 } // namespace

@@ -96,6 +96,108 @@ TEST(Layerwise, DoesNotDependOnThreads) {
   EXPECT_EQ(run(opened, windows), run(opened, windows, Device(pool)));
 }
 
+/// A pass with all it refers to.
+struct Passing {
+  Passing(const Opened& opened, llama::Windows texts)
+      : windows(std::move(texts)), loader(*opened.source, opened.config, device.executor()), outer(loader.outer(device)),
+        pass(opened.config, loader, outer, device, windows) {}
+
+  void run_layer() {
+    pass.run_layer([](std::size_t, const llama::LayerWeights&) {}, [](std::size_t) {});
+  }
+  std::vector<float> states() const {
+    const lsaq::MatrixView view = pass.states();
+    EXPECT_EQ(view.stride, view.columns);
+    const auto* values = static_cast<const float*>(view.data);
+    return {values, values + view.rows * view.columns};
+  }
+
+  llama::Windows windows;
+  Device device;
+  llama::WeightLoader loader;
+  llama::OuterWeights outer;
+  llama::LayerwisePass<Device> pass;
+};
+
+/// The states of all windows at each boundary, one window after another.
+std::vector<std::vector<float>> boundaries_of(const Opened& opened, const llama::Windows& windows) {
+  std::vector<std::vector<float>> boundaries(opened.config.layers + 1);
+  for (const auto& [place, states] : run(opened, windows)) boundaries[place.first].insert(boundaries[place.first].end(), states.begin(), states.end());
+  return boundaries;
+}
+
+TEST(LayerwisePass, ShowsWhatRunLayerwiseShows) {
+  const Model model = Model{.layers = 3}.fill();
+  const Opened opened = small_llama::open_gguf(model);
+  const llama::Windows windows = {some_tokens(model, 40, 1), some_tokens(model, 1, 2), some_tokens(model, 70, 3)};
+  const std::vector<std::vector<float>> expected = boundaries_of(opened, windows);
+  Passing run(opened, windows);
+  for (std::size_t b = 0; b <= 3; ++b) {
+    EXPECT_EQ(run.pass.boundary(), b);
+    EXPECT_EQ(run.pass.complete(), b == 3);
+    EXPECT_EQ(run.pass.states().rows, 111u);
+    EXPECT_EQ(run.states(), expected[b]) << "boundary " << b;
+    if (b < 3) run.run_layer();
+  }
+}
+
+TEST(LayerwisePass, ResumedAtAnyBoundaryGivesTheSameBits) {
+  const Model model = Model{.layers = 3}.fill();
+  const Opened opened = small_llama::open_gguf(model);
+  const llama::Windows windows = {some_tokens(model, 33, 1), some_tokens(model, 5, 2)};
+  const std::vector<std::vector<float>> expected = boundaries_of(opened, windows);
+  for (std::size_t stop = 0; stop <= 3; ++stop) {
+    Passing resumed(opened, windows);
+    resumed.pass.resume_at(stop, expected[stop]);
+    EXPECT_EQ(resumed.pass.boundary(), stop);
+    EXPECT_EQ(resumed.states(), expected[stop]);
+    while (!resumed.pass.complete()) {
+      resumed.run_layer();
+      EXPECT_EQ(resumed.states(), expected[resumed.pass.boundary()]) << "resumed at " << stop << ", boundary " << resumed.pass.boundary();
+    }
+  }
+}
+
+TEST(LayerwisePass, ShowsWeightsOnceAndThenEveryWindow) {
+  const Model model = Model{}.fill();
+  const Opened opened = small_llama::open_gguf(model);
+  Passing run(opened, {{1, 2}, {3}});
+  std::vector<std::string> events;
+  while (!run.pass.complete())
+    run.pass.run_layer([&](std::size_t layer, const llama::LayerWeights&) { events.push_back("weights " + std::to_string(layer)); },
+                       [&](std::size_t window) { events.push_back("window " + std::to_string(window)); });
+  EXPECT_EQ(events, (std::vector<std::string>{"weights 0", "window 0", "window 1", "weights 1", "window 0", "window 1"}));
+}
+
+TEST(LayerwisePass, RefusesStatesOfAnotherPass) {
+  const Model model = Model{}.fill();
+  const Opened opened = small_llama::open_gguf(model);
+  Passing run(opened, {{1, 2}, {3}});
+  const std::vector<float> good(3 * model.hidden, 1), fewer(2 * model.hidden), more(3 * model.hidden + 1);
+  const std::vector<float> before = run.states();
+  const auto refusal = [&](std::size_t boundary, const std::vector<float>& states) {
+    const std::string message = make_files::message_of<InvalidArgument>([&] { run.pass.resume_at(boundary, states); });
+    EXPECT_EQ(run.pass.boundary(), 0u);
+    EXPECT_EQ(run.states(), before);
+    return message;
+  };
+  make_files::expect_mentions(refusal(1, fewer), {"not the hidden states of this pass"});
+  make_files::expect_mentions(refusal(1, more), {"not the hidden states of this pass"});
+  make_files::expect_mentions(refusal(1, {}), {"not the hidden states of this pass"});
+  make_files::expect_mentions(refusal(3, good), {"not the hidden states of this pass"});
+  run.pass.resume_at(1, good);
+  EXPECT_EQ(run.states(), good);
+}
+
+TEST(LayerwisePass, RefusesWindowsItCannotUse) {
+  const Model model = Model{}.fill();
+  const Opened opened = small_llama::open_gguf(model);
+  const auto refusal = [&](const llama::Windows& windows) { return make_files::message_of<InvalidArgument>([&] { Passing run(opened, windows); }); };
+  make_files::expect_mentions(refusal({{1}, {2, 97}}), {"token id 97"});
+  make_files::expect_mentions(refusal({{1}, {}}), {"a calibration window has no tokens"});
+  make_files::expect_mentions(refusal({}), {"no calibration tokens"});
+}
+
 TEST(Layerwise, RefusesTokensItCannotUse) {
   const Model model = Model{}.fill();
   const Opened opened = small_llama::open_gguf(model);

@@ -12,11 +12,6 @@ float sum_of(float a, float b) {
   const volatile float sum = left + right;
   return sum;
 }
-float product_of(float a, float b) {
-  const volatile float left = a, right = b;
-  const volatile float product = left * right;
-  return product;
-}
 
 TEST(DefaultFloatEnvironment, RoundsToNearestAndRestores) {
   for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO, FE_TONEAREST}) {
@@ -37,24 +32,46 @@ TEST(DefaultFloatEnvironment, RoundsToNearestAndRestores) {
   }
 }
 
+#if LSAQ_X86 || LSAQ_ARM64
+float product_of(float a, float b) {
+  const volatile float left = a, right = b;
+  const volatile float product = left * right;
+  return product;
+}
+
 #if LSAQ_X86
+std::uint64_t modes() { return _mm_getcsr() & ~0x3fu; } // without the sticky exception flags
+void set_modes(std::uint64_t bits) { _mm_setcsr(static_cast<unsigned>(bits)); }
+constexpr std::uint64_t flush = 0x8040; // FTZ, DAZ
+#else
+std::uint64_t modes() {
+  std::uint64_t bits;
+  asm volatile("mrs %0, fpcr" : "=r"(bits));
+  return bits;
+}
+void set_modes(std::uint64_t bits) { asm volatile("msr fpcr, %0" ::"r"(bits)); }
+constexpr std::uint64_t flush = 1u << 24; // FZ
+#endif
+
 TEST(DefaultFloatEnvironment, KeepsSubnormalsAndRestoresTheWholeRegister) {
-  const unsigned saved = _mm_getcsr();
-  _mm_setcsr(saved | 0x8040); // FTZ, DAZ
-  const unsigned set = _mm_getcsr();
+  const std::uint64_t saved = modes();
+  set_modes(saved | flush);
+  const std::uint64_t set = modes();
   const float flushed = product_of(0x1p-126f, 0.5f);
   float kept = 0;
   {
     const lsaq::DefaultFloatEnvironment environment;
     kept = product_of(0x1p-126f, 0.5f);
   }
-  const unsigned after = _mm_getcsr();
-  _mm_setcsr(saved);
+  const std::uint64_t after = modes();
+  set_modes(saved);
   EXPECT_EQ(flushed, 0.0f);
   EXPECT_EQ(kept, 0x1p-127f);
-  EXPECT_EQ(after & ~0x3fu, set & ~0x3fu); // without the sticky exception flags
+  EXPECT_EQ(after, set);
 }
+#endif
 
+#if LSAQ_X86
 TEST(DefaultFloatEnvironment, MasksExceptions) {
   const unsigned saved = _mm_getcsr();
   _mm_setcsr(saved & ~0x1f80u); // every exception would stop the program

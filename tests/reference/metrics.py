@@ -171,6 +171,16 @@ class Reference:
                     found[k][1].append(slack / len(window))
         return found
 
+    def ranked(self, windows, k):
+        """Last position: 1 - Jaccard of the top-d sets, averaged over d = 1 .. k."""
+        scores = []
+        for batch in batches(windows):
+            for window in torch.stack([states[:, -1] for states in self.states(batch)], dim=1):
+                ids = self.top_tokens(window, k)[1].tolist()
+                depths = [[1 - len(a & b) / len(a | b) for a, b in zip(sets, sets[1:])] for sets in ([set(row[:d]) for row in ids] for d in range(1, k + 1))]
+                scores.append(np.mean(depths, axis=0))
+        return scores
+
     def cosine(self, windows, all_positions):
         scores = []
         for batch in batches(windows):
@@ -220,10 +230,10 @@ class Reference:
         return divergences, rises
 
 
-def summary(rows, weights=None):
-    """Mean over windows (weighted, where windows are of different length and count by their targets) and its standard error."""
+def summary(rows):
+    """Mean over windows and its standard error."""
     rows = np.stack(rows)
-    mean = np.average(rows, axis=0, weights=weights)
+    mean = rows.mean(axis=0)
     spread = rows.std(axis=0, ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.zeros_like(mean)
     return mean, spread
 
@@ -301,6 +311,12 @@ def compare_cosine(reference, comparison, name, windows):
         comparison.check(f"{name}: cosine {positions}", results and results[0], *summary(reference.cosine(windows, positions == "all")), SCORE_BOUND)
 
 
+def compare_ranked(reference, comparison, name, windows):
+    results = comparison.ask(windows, "--metric", "ranked", "--top-k", "50")
+    # Two neighbours of nearly equal value may change places, which moves the sets of one depth.
+    comparison.check(f"{name}: ranked k=50", results and results[0], *summary(reference.ranked(windows, 50)), SCORE_BOUND)
+
+
 def compare_outlier(reference, comparison, name, windows):
     shares = reference.outlier()
     for direction, sign in (("more", 1.0), ("fewer", -1.0)):
@@ -315,16 +331,53 @@ def compare_output_error(reference, comparison, name, windows):
 
 def compare_error(reference, comparison, name, windows):
     divergences, rises = reference.error(windows)
-    targets = [len(ids) - 1 for ids in windows]
     for metric, rows in (("error", divergences), ("error-nll", rises)):
         results = comparison.ask(windows, "--metric", metric)
-        scores, spread = summary(rows, targets)
-        # Windows of different length have no one definition of the spread.
+        scores, spread = summary(rows)
         bound = np.maximum(SCORE_BOUND, RELATIVE_BOUND * np.abs(scores))
-        comparison.check(f"{name}: {metric}", results and results[0], scores, spread if len(set(targets)) == 1 else None, bound)
+        comparison.check(f"{name}: {metric}", results and results[0], scores, spread, bound)
 
 
-COMPARISONS = {"jaccard": compare_jaccard, "cosine": compare_cosine, "outlier": compare_outlier, "output-error": compare_output_error, "error": compare_error}
+def compare_joint(reference, comparison, name, windows):
+    change = reference.jaccard(windows, [50], False, "raw")[50][0]
+    rows = [np.sqrt(a * b) for a, b in zip(change, reference.output_error(windows))]
+    results = comparison.ask(windows, "--metric", "joint")
+    comparison.check(f"{name}: joint", results and results[0], *summary(rows), SCORE_BOUND)
+
+
+def check_halves(comparison, windows):
+    """The two halves of 32 windows have to order the layers alike, and the confidence reported has to be what random halves show."""
+    for metric, options, least in (("jaccard", ("--positions", "sampled:8"), 0.9), ("cosine", ("--positions", "all"), 0.9), ("jaccard", (), 0.8)):
+        results = comparison.ask(windows, "--metric", metric, *options)
+        if not results:
+            return
+        scores = np.round(np.array(results[0]["window_scores"]) * 1e9)
+        generator = np.random.default_rng(1)
+        found = []
+        for _ in range(200):
+            mixed = generator.permutation(len(scores))
+            half = len(scores) // 2
+            found.append(spearman(scores[mixed[:half]].sum(axis=0), scores[mixed[half:]].sum(axis=0)))
+        mean = float(np.mean(found))
+        # Spearman-Brown: what twice as many windows would agree on, if their halves agree on this.
+        expected, reported = 2 * mean / (1 + mean), results[0]["confidence"]["agreement"]
+        good = mean >= least and abs(expected - reported) < 0.02
+        comparison.good = comparison.good and good
+        print(f"{'halves: ' + ' '.join((metric, *options)):58} {'ok  ' if good else 'FAIL'} Spearman {mean:.3f} (at least {least}), "
+              f"confidence {reported:.3f}, from halves {expected:.3f}", flush=True)
+
+
+def ranks(values):
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2.0)[inverse]
+
+
+def spearman(a, b):
+    return np.corrcoef(ranks(a), ranks(b))[0, 1]
+
+
+COMPARISONS = {"jaccard": compare_jaccard, "ranked": compare_ranked, "cosine": compare_cosine, "outlier": compare_outlier,
+               "output-error": compare_output_error, "joint": compare_joint, "error": compare_error}
 
 
 def main():
@@ -349,6 +402,8 @@ def main():
             print(f"{name}: {len(sets[name])} windows of {lengths[0]} to {lengths[-1]} tokens", flush=True)
             for metric in options.only.split(","):
                 COMPARISONS[metric](reference, comparison, name, sets[name])
+        if "windows" in options.sets.split(","):
+            check_halves(comparison, sets["windows"])
     print("all within bounds" if comparison.good else "FAILED")
     return 0 if comparison.good else 1
 

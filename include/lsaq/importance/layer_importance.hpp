@@ -4,6 +4,7 @@
 #include <lsaq/config.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <numeric>
 #include <string>
@@ -29,3 +30,23 @@ struct Importance {
 };
 
 } // namespace lsaq::inline v0
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
+
+/// Mean score of every layer over windows (window_scores: windows x layers, at least one window) and its standard error.
+inline Importance importance_of_windows(std::string metric, std::vector<double> window_scores, std::size_t layers) {
+  Importance found{.metric = std::move(metric), .scores = std::vector<double>(layers), .spread = std::vector<double>(layers)};
+  found.windows = window_scores.size() / layers;
+  const auto n = static_cast<double>(found.windows);
+  for (std::size_t l = 0; l < layers; ++l) {
+    double sum = 0, squares = 0;
+    for (std::size_t w = 0; w < found.windows; ++w) sum += window_scores[w * layers + l];
+    found.scores[l] = sum / n;
+    for (std::size_t w = 0; w < found.windows; ++w) squares += std::pow(window_scores[w * layers + l] - found.scores[l], 2);
+    found.spread[l] = found.windows > 1 ? std::sqrt(squares / (n - 1) / n) : 0;
+  }
+  found.window_scores = std::move(window_scores);
+  return found;
+}
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -80,9 +80,11 @@ public:
     window.empty();
   }
 
-  /// Adds the windows of a complete sweep with the same options.
+  /// Adds the windows of a complete sweep of the same model and options.
   template <observes_states P = Policy>
-  requires std::same_as<P, Policy> void add(const ImportanceSweep<P>& sweep) {
+  requires std::same_as<P, Policy>
+  void add(const ImportanceSweep<P>& sweep) {
+    if (sweep.layers() != layers_ || sweep.results() != results_) fail<InvalidArgument>("importance: the sweep is one of another model or other options");
     if (!sweep.complete()) fail<InvalidArgument>("importance: the sweep has not reached the last layer");
     add_window_scores(sweep.scores());
   }
@@ -90,7 +92,7 @@ public:
   /// Adds windows that were scored before: windows x layers x results(). Throws InvalidArgument if a score is not finite or the size is no multiple.
   void add_window_scores(std::span<const double> scores) {
     if (scores.size() % (layers_ * results_) != 0) fail<InvalidArgument>("importance: scores of a model with another number of layers");
-    for (std::size_t i = 0; i < scores.size(); ++i) check_score(i / results_ % layers_, scores[i]);
+    for (std::size_t i = 0; i < scores.size(); ++i) detail::check_score(i / results_ % layers_, scores[i]);
     window_scores_.insert(window_scores_.end(), scores.begin(), scores.end());
   }
 
@@ -99,7 +101,7 @@ public:
   void observe_weights(std::size_t layer, std::span<const MatrixView> linears) requires scores_weights<Policy> {
     if (layer >= layers_) fail<InvalidArgument>("importance: layer " + std::to_string(layer) + " of " + std::to_string(layers_));
     const double score = Policy::score_layer(options_, linears);
-    check_score(layer, score);
+    detail::check_score(layer, score);
     weight_scores_[layer] = score;
   }
 
@@ -139,27 +141,20 @@ public:
   /// was observed.
   Importance importance(std::size_t result = 0) const {
     if (result >= results_) fail<InvalidArgument>("importance: result " + std::to_string(result) + " of " + std::to_string(results_));
-    Importance found{.metric = std::string(Policy::name), .scores = std::vector<double>(layers_), .spread = std::vector<double>(layers_)};
     if constexpr (scores_weights<Policy>) {
+      Importance found{.metric = std::string(Policy::name), .scores = std::vector<double>(layers_), .spread = std::vector<double>(layers_)};
       for (std::size_t l = 0; l < layers_; ++l) {
         if (!weight_scores_[l]) fail<InvalidArgument>("importance: the weights of layer " + std::to_string(l) + " were not observed");
         found.scores[l] = *weight_scores_[l];
       }
       return found;
+    } else {
+      if (window_scores_.empty()) fail<InvalidArgument>("importance: no window was observed");
+      std::vector<double> scores;
+      scores.reserve(window_scores_.size() / results_);
+      for (std::size_t i = result; i < window_scores_.size(); i += results_) scores.push_back(window_scores_[i]);
+      return importance_of_windows(std::string(Policy::name), std::move(scores), layers_);
     }
-    found.windows = window_scores_.size() / (layers_ * results_);
-    if (found.windows == 0) fail<InvalidArgument>("importance: no window was observed");
-    found.window_scores.resize(found.windows * layers_);
-    for (std::size_t i = 0; i < found.window_scores.size(); ++i) found.window_scores[i] = window_scores_[i * results_ + result];
-    const auto n = static_cast<double>(found.windows);
-    for (std::size_t l = 0; l < layers_; ++l) {
-      double sum = 0, squares = 0;
-      for (std::size_t w = 0; w < found.windows; ++w) sum += found.window_scores[w * layers_ + l];
-      found.scores[l] = sum / n;
-      for (std::size_t w = 0; w < found.windows; ++w) squares += std::pow(found.window_scores[w * layers_ + l] - found.scores[l], 2);
-      found.spread[l] = found.windows > 1 ? std::sqrt(squares / (n - 1) / n) : 0;
-    }
-    return found;
   }
 
 private:
@@ -171,10 +166,6 @@ private:
       if (const std::size_t seen = window.seen_[b].get(); seen == 0 || seen != window.shape_.rows())
         fail<InvalidArgument>("importance: boundary " + std::to_string(b) + " of " + std::to_string(layers_) + " was not " + (seen == 0 ? "" : "completely ") +
                               "observed in this window");
-  }
-
-  static void check_score(std::size_t layer, double score) { // NaN has no place in an order
-    if (!std::isfinite(score)) fail<InvalidArgument>("importance: the score of layer " + std::to_string(layer) + " is not finite");
   }
 
   std::size_t layers_;

@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <new>
+#include <exception>
+#include <limits>
 #include <vector>
 
 namespace lsaq::inline v0 {
@@ -52,10 +53,8 @@ class ImportanceWindow {
 public:
   explicit ImportanceWindow(std::size_t layers) : seen_(layers + 1) {}
 
-  /// Throws std::bad_alloc; nothing is allocated afterwards.
-  ImportanceWindow(std::size_t layers, WindowShape shape) : seen_(layers + 1), shape_(shape), fixed_(true) {
-    states_.resize(seen_.size() * shape.rows() * shape.hidden);
-  }
+  /// Throws std::bad_alloc, and std::length_error for a shape beyond any memory; nothing is allocated afterwards.
+  ImportanceWindow(std::size_t layers, WindowShape shape) : seen_(layers + 1), shape_(shape), fixed_(true) { states_.resize(floats(shape)); }
 
   /// Copies the rows of `states` (any float type and stride) as rows first_row onwards of `boundary`, where row = sequence * positions + position; the engine
   /// may overwrite them at once.
@@ -81,6 +80,16 @@ public:
 private:
   template <class> friend class ImportanceMetric;
 
+  /// Floats of all boundaries; the largest number if there is none for it.
+  std::size_t floats(const WindowShape& shape) const noexcept {
+    std::size_t count = seen_.size();
+    for (const std::size_t factor : {shape.sequences, shape.positions, shape.hidden}) {
+      if (factor != 0 && count > std::numeric_limits<std::size_t>::max() / factor) return std::numeric_limits<std::size_t>::max();
+      count *= factor;
+    }
+    return count;
+  }
+
   float* row(std::size_t boundary, std::size_t r) noexcept { return states_.data() + (boundary * shape_.rows() + r) * shape_.hidden; }
 
   void copy_row(const std::byte* from, ElementType type, float* to) const noexcept {
@@ -93,15 +102,15 @@ private:
 
   bool take_shape(MatrixView first) noexcept {
     const WindowShape shape{1, first.rows, first.columns};
-    const std::size_t floats = seen_.size() * shape.rows() * shape.hidden;
+    const std::size_t needed = floats(shape);
 #if LSAQ_EXCEPTIONS
     try {
-      if (states_.size() < floats) states_.resize(floats);
-    } catch (const std::bad_alloc&) {
+      if (states_.size() < needed) states_.resize(needed);
+    } catch (const std::exception&) { // bad_alloc, length_error
       return false;
     }
 #else
-    if (states_.size() < floats) states_.resize(floats);
+    if (states_.size() < needed) states_.resize(needed);
 #endif
     shape_ = shape;
     return true;

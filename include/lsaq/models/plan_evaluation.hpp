@@ -100,7 +100,8 @@ namespace detail {
 template <backend Device> class PredictionScorer {
 public:
   PredictionScorer(const Config& config, const OuterWeights& outer, const Device& device)
-      : config_(config), outer_(outer), device_(device), gain_(config.hidden), normed_(prefill_block * config.hidden) {
+      : config_(config), outer_(outer), device_(device), gain_(config.hidden), normed_(prefill_block * config.hidden),
+        workspace_(device.workspace_bytes(outer.head(), prefill_block)) {
     for (std::vector<float>* block : {&reference_, &exponentials_, &other_}) block->resize(prefill_block * config.vocabulary);
   }
 
@@ -142,8 +143,8 @@ private:
   /// Final norm and output head, as Decoder::project.
   void project(std::span<const float> states, std::size_t count, std::vector<float>& logits) {
     rms_norm(config_, device_.kernels(), outer_.final_norm, states.data(), count, gain_, normed_.data());
-    const Status status =
-        device_.matmul(outer_.head(), MatrixView(normed_.data(), count, config_.hidden), MutableMatrixView(logits.data(), count, config_.vocabulary));
+    const Status status = device_.matmul(outer_.head(), MatrixView(normed_.data(), count, config_.hidden),
+                                         MutableMatrixView(logits.data(), count, config_.vocabulary), workspace_);
     LSAQ_ASSERT(status == Status::ok && "shapes come from one configuration");
     (void)status;
   }
@@ -152,6 +153,7 @@ private:
   const OuterWeights& outer_;
   const Device& device_;
   std::vector<float> gain_, normed_, reference_, exponentials_, other_;
+  std::vector<std::byte> workspace_;
 };
 
 } // namespace detail

@@ -10,6 +10,29 @@
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512 {
 
+/// 16 elements of a float type as FP32.
+template <ElementType T> LSAQ_AVX512_HELPER __m512 load16(const std::byte* in) noexcept {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
+  if constexpr (T == ElementType::f16) return _mm512_cvtph_ps(halves);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+template <ElementType T> LSAQ_AVX512 void widen_halves(const std::byte* in, std::size_t n, float* out) noexcept {
+  std::size_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+#pragma GCC unroll 4
+    for (std::size_t j = 0; j < 64; j += 16) _mm512_storeu_ps(out + i + j, load16<T>(in + 2 * (i + j)));
+  }
+  avx2::widen(in + 2 * i, T, n - i, out + i);
+}
+
+LSAQ_AVX512 void widen(const void* in, ElementType type, std::size_t n, float* out) noexcept {
+  const auto* bytes = static_cast<const std::byte*>(in);
+  if (type == ElementType::f16) return widen_halves<ElementType::f16>(bytes, n, out);
+  if (type == ElementType::bf16) return widen_halves<ElementType::bf16>(bytes, n, out);
+  avx2::widen(in, type, n, out);
+}
+
 /// R rows of x by P panels in R x P accumulators, at most 24 of the 32 registers; `last` are the lanes of the last panel that exist.
 template <int R, int P>
 LSAQ_AVX512_HELPER void product_tile(const Panels& panels, std::size_t depth, const float* x, std::size_t x_stride, float* y, std::size_t y_stride,
@@ -93,7 +116,7 @@ LSAQ_AVX512 void product(const Panels& panels, std::size_t depth, const float* x
   }
 }
 
-inline constexpr CpuKernels kernels{Isa::avx512,    avx2::widen,    avx2::widen_codes, avx2::narrow_f16, avx2::magnitude_bits,
+inline constexpr CpuKernels kernels{Isa::avx512,    widen,          avx2::widen_codes, avx2::narrow_f16, avx2::magnitude_bits,
                                     avx2::quantize, avx2::dot_rows, avx2::unpack,      product,          avx2::above};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512
