@@ -26,8 +26,8 @@ double seconds_between() {
 
 // The file: a line of JSON that says what follows, then the states as FP32, then the scores of each metric as FP64; as the machine has them in memory.
 
-Checkpoint::Checkpoint(const std::string& key) {
-  if (!key.empty() && !cache_folder().empty()) path_ = cache_folder() / "checkpoints" / sha256(key);
+Checkpoint::Checkpoint(const std::string& key) : key_(sha256(key)) {
+  if (!key.empty() && !cache_folder().empty()) path_ = cache_folder() / "checkpoints" / key_;
 }
 
 std::optional<Checkpoint::Contents> Checkpoint::read() const {
@@ -38,7 +38,7 @@ std::optional<Checkpoint::Contents> Checkpoint::read() const {
     const std::size_t end = file.find('\n');
     if (end == std::string::npos) return std::nullopt;
     const nlohmann::json head = nlohmann::json::parse(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
-    if (!head.is_object() || head.value("schema", "") != schema) return std::nullopt;
+    if (!head.is_object() || head.value("schema", "") != schema || head.value("key", "") != key_) return std::nullopt;
     Contents contents{head.at("boundary").get<std::size_t>(), {}, {}};
     const auto states = head.at("states").get<std::size_t>();
     const auto sizes = head.at("scores").get<std::vector<std::size_t>>();
@@ -67,7 +67,7 @@ void Checkpoint::write(std::size_t boundary, std::span<const float> states, cons
   if (path_.empty()) return;
   std::vector<std::size_t> sizes;
   for (const auto& some : scores) sizes.push_back(some.size());
-  const nlohmann::json head{{"schema", schema}, {"boundary", boundary}, {"states", states.size()}, {"scores", sizes}};
+  const nlohmann::json head{{"schema", schema}, {"key", key_}, {"boundary", boundary}, {"states", states.size()}, {"scores", sizes}};
   try {
     std::error_code error;
     std::filesystem::create_directories(path_.parent_path(), error);

@@ -19,10 +19,10 @@ public:
     std::vector<std::vector<double>> scores;
   };
 
-  /// `key`: a hash of everything the measurement depends on.
+  /// `key`: everything the measurement depends on.
   explicit Checkpoint(const std::string& key);
 
-  /// What was saved under this key, or nothing; a damaged file is nothing.
+  /// What was saved under this key, or nothing; a damaged file, or one of another key, is nothing.
   std::optional<Contents> read() const;
 
   /// Whether enough time has passed since the last one: writing should not cost more than a few percent.
@@ -35,6 +35,7 @@ public:
   void remove() const;
 
 private:
+  std::string key_; ///< also in the file
   std::filesystem::path path_;
   Stopwatch since_last_;
   bool failed_ = false;

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <random>
 
 namespace command {
 
@@ -49,6 +50,7 @@ nlohmann::json cache_key(const Model& model, const DetectOptions& options, const
   }
   key["norm"] = options.norm;
   key["positions"] = options.positions;
+  if (options.first_position > 0) key["first_position"] = options.first_position;
   if (options.positions.starts_with("sampled:")) key["seed"] = options.calibration.seed.value_or(1);
   if (has_token_sets(metric)) {
     key["top_k"] = top_k;
@@ -57,13 +59,14 @@ nlohmann::json cache_key(const Model& model, const DetectOptions& options, const
   return key;
 }
 
-std::optional<Detected> read_result(const std::string& name, std::size_t layers, std::size_t top_k) {
+std::optional<Detected> read_result(const std::string& name, const std::string& metric, std::size_t layers, std::size_t top_k) {
   const std::optional<std::string> text = read_cached("importance", name);
   if (!text) return std::nullopt;
   try {
     const nlohmann::json json = lsaq::parse_json(*text, name);
     lsaq::Importance known = lsaq::importance_from_json(json, name);
-    if (known.scores.size() == layers) return Detected{std::move(known), true, 0, top_k, json.value("stable", false)};
+    if (known.metric == metric && known.scores.size() == layers && known.window_scores.empty() == (metric == "outlier"))
+      return Detected{std::move(known), true, 0, top_k, json.value("stable", false)};
   } catch (const std::exception&) {
   } // a damaged cache entry is measured again
   return std::nullopt;
@@ -89,32 +92,38 @@ void measure(const Model& model, const DetectOptions& options, const Device& dev
   }
   const bool errors = is_error_metric(grouped.front().metric);
   llama::WeightLoader loader(model.source, model.config, device.executor());
-  if (!errors) loader.keep_as_stored();
+  loader.keep_as_stored();
   const llama::OuterWeights outer = loader.outer(device);
   std::string key;
   for (const Request* request : missing) key += request->cache_name;
 
   std::vector<std::vector<double>> scores(missing.size());
   std::vector<lsaq::StableOrder> orders(missing.size(), lsaq::StableOrder(layers, {.threshold = stable_overlap}));
+  // A result that is stable takes no more windows, so that it does not depend on what else was asked for; one of weights needs none.
+  const auto finished = [&](std::size_t i) { return missing[i]->metric == "outlier" ? !scores[i].empty() : orders[i].stable(); };
   bool stable = false;
+  std::mt19937_64 random(options.calibration.seed.value_or(1));
   const std::size_t step = options.until_stable ? batch : std::max<std::size_t>(1, windows.size());
   for (std::size_t first = 0; first == 0 || (first < windows.size() && !stable); first += step) {
     const Windows some(windows.begin() + static_cast<std::ptrdiff_t>(first),
                        windows.begin() + static_cast<std::ptrdiff_t>(std::min(first + step, windows.size())));
     const std::vector<MetricScores> measured =
         errors ? measure_errors(model, loader, outer, device, some, options, grouped)
-               : measure_states(model, loader, outer, device, some, options, grouped, fmt::format("{} from {}", key, first));
+               : measure_states(model, loader, outer, device, some, options, grouped, fmt::format("{} from {}", key, first), random);
     std::size_t i = 0;
     stable = options.until_stable;
     for (const MetricScores& metric : measured)
       for (const std::vector<double>& result : metric) {
-        scores[i].insert(scores[i].end(), result.begin(), result.end());
-        if (options.until_stable && missing[i]->metric != "outlier") stable = orders[i].add(result) && stable;
+        if (!finished(i)) {
+          scores[i].insert(scores[i].end(), result.begin(), result.end());
+          if (options.until_stable && missing[i]->metric != "outlier") orders[i].add(result);
+        }
+        stable = stable && finished(i);
         ++i;
       }
   }
   for (std::size_t i = 0; i < missing.size(); ++i)
-    missing[i]->found = Detected{importance_of(missing[i]->metric, layers, scores[i]), false, 0, missing[i]->top_k, stable};
+    missing[i]->found = Detected{importance_of(missing[i]->metric, layers, scores[i]), false, 0, missing[i]->top_k, options.until_stable && finished(i)};
 }
 
 void check_positions(const std::string& positions) {
@@ -148,6 +157,9 @@ void add_detect_options(CLI::App& verb, DetectOptions& options) {
       ->default_str("50")
       ->check(CLI::Range(1, 1 << 20));
   verb.add_option("--positions", options.positions, "States to compare: last, all, or sampled:N of each window")->capture_default_str();
+  verb.add_option("--first-position", options.first_position,
+                  "With --positions all or sampled:N: weight of a window's first position beside the mean of the others")
+      ->check(CLI::Range(0.0, 1000.0));
   verb.add_option("--norm", options.norm, "raw states, or after the model's final norm")->capture_default_str()->check(CLI::IsMember({"raw", "final"}));
   verb.add_option("--head", options.head, "Project on the embedding or on the output head")
       ->capture_default_str()
@@ -162,8 +174,16 @@ void add_detect_options(CLI::App& verb, DetectOptions& options) {
   verb.add_flag("--no-cache", options.no_cache, "Measure even if the result is in the cache");
 }
 
+std::size_t result_count(const DetectOptions& options) {
+  std::size_t count = 0;
+  for (const std::string& metric : options.metrics) count += has_token_sets(metric) ? options.top_k.size() : 1;
+  return count;
+}
+
 std::vector<Detected> detect_all(const Model& model, const DetectOptions& options, const Device& device, TokenSets* token_sets) {
   check_positions(options.positions);
+  if (options.first_position > 0 && options.positions == "last")
+    lsaq::fail<lsaq::InvalidArgument>("--first-position: with --positions last the first one is not looked at; use all, or sampled:8");
   if (options.until_stable && std::find(options.metrics.begin(), options.metrics.end(), "joint") != options.metrics.end())
     lsaq::fail<lsaq::InvalidArgument>("--until-stable: the parts of --metric joint would stop at different windows; choose --windows instead");
   std::vector<Request> requests;
@@ -189,7 +209,7 @@ std::vector<Detected> detect_all(const Model& model, const DetectOptions& option
   for (Request& request : requests) {
     request.cache_name = sha256(cache_key(model, options, windows, request.metric, request.top_k).dump()) + ".json";
     if (request.metric == "joint") continue;
-    if (!options.no_cache) request.found = read_result(request.cache_name, model.config.layers, request.top_k);
+    if (!options.no_cache) request.found = read_result(request.cache_name, request.metric, model.config.layers, request.top_k);
     if (!request.found) (is_error_metric(request.metric) ? errors : states).push_back(&request);
   }
   for (const std::vector<Request*>& missing : {states, errors}) {
@@ -250,6 +270,7 @@ nlohmann::json detected_to_json(const Detected& found, const Model& model, const
   }
   if (metric != "outlier" && !is_error_metric(metric)) {
     json["positions"] = options.positions;
+    if (options.first_position > 0) json["first_position"] = options.first_position;
     json["norm"] = options.norm;
     if (has_token_sets(metric)) json["head"] = options.head;
   }
@@ -257,14 +278,18 @@ nlohmann::json detected_to_json(const Detected& found, const Model& model, const
   return json;
 }
 
-lsaq::Importance read_importance(const std::filesystem::path& path, std::size_t layers) {
+lsaq::Importance read_importance(const std::filesystem::path& path) {
   const std::string name = lsaq::printable_path(path);
   const nlohmann::json json = lsaq::parse_json(read_file(path), name);
   if (json.is_object() && json.value("schema", nlohmann::json()) == "lsaq.importance_set/1")
-    lsaq::fail<lsaq::BadInput>(name + ": holds several results; a plan is made from one: measure with one --metric and one --top-k");
-  lsaq::Importance importance = lsaq::importance_from_json(json, name);
+    lsaq::fail<lsaq::BadInput>(name + ": holds several results, one is wanted: measure with one --metric and one --top-k");
+  return lsaq::importance_from_json(json, name);
+}
+
+lsaq::Importance read_importance(const std::filesystem::path& path, std::size_t layers) {
+  lsaq::Importance importance = read_importance(path);
   if (importance.scores.size() != layers)
-    lsaq::fail<lsaq::BadInput>(fmt::format("{}: importance of {} layers, the model has {}", name, importance.scores.size(), layers));
+    lsaq::fail<lsaq::BadInput>(fmt::format("{}: importance of {} layers, the model has {}", lsaq::printable_path(path), importance.scores.size(), layers));
   return importance;
 }
 

@@ -40,7 +40,7 @@ std::vector<MetricScores> measure_errors(const Model& model, const llama::Weight
     Progress progress("importance: quantized layer runs", 0);
     runs = llama::evaluate_plans(
         model.config, loader, outer, device, std::span<const llama::ScoredWindow>(scored),
-        std::span<const lsaq::Plan>(single_layer_plans(layers, options.error_bits)), {}, [](std::size_t, const llama::PlanScores&) {},
+        std::span<const lsaq::Plan>(single_layer_plans(layers, options.error_bits)), {.kv = lsaq::ElementType::f32}, [](std::size_t, const llama::PlanScores&) {},
         [&](std::size_t done, std::size_t steps) {
           check_interrupt();
           progress.set(done, steps);

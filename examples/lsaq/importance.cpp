@@ -3,7 +3,7 @@
 #include "plot.hpp"
 #include "tokens.hpp"
 
-#include <lsaq/formats/importance_file.hpp>
+#include <lsaq/formats/names.hpp>
 #include <lsaq/importance/order_confidence.hpp>
 #include <lsaq/report.hpp>
 #include <lsaq/thread_pool.hpp>
@@ -69,14 +69,17 @@ struct Shown {
   lsaq::Importance importance;
 };
 
-std::vector<Shown> shown_results(const std::vector<Detected>& found, const std::vector<std::string>& files) {
+std::vector<Shown> read_others(const std::vector<std::string>& files) {
+  std::vector<Shown> others;
+  for (const std::string& file : files) others.push_back({std::filesystem::path(file).stem().string(), read_importance(file)});
+  return others;
+}
+
+std::vector<Shown> shown_results(const std::vector<Detected>& found, const std::vector<Shown>& others) {
   std::vector<Shown> shown;
   const bool several_k = std::count_if(found.begin(), found.end(), [](const Detected& one) { return one.top_k != 0; }) > 1;
   for (const Detected& one : found) shown.push_back({name_of(one, several_k), one.importance});
-  for (const std::string& file : files) {
-    const std::string name = lsaq::printable_path(file);
-    shown.push_back({std::filesystem::path(file).stem().string(), lsaq::importance_from_json(lsaq::parse_json(read_file(file), name), name)});
-  }
+  shown.insert(shown.end(), others.begin(), others.end());
   return shown;
 }
 
@@ -128,16 +131,23 @@ void check(const Options& options) {
     if (!picture.empty()) check_picture(picture);
 }
 
+/// Whether there will be several results, all of models with `layers` layers, beside one another.
+bool ranks_compare(const Options& options, const std::vector<Shown>& others, std::size_t layers) {
+  return result_count(options.detect) + others.size() > 1 &&
+         std::all_of(others.begin(), others.end(), [&](const Shown& other) { return other.importance.scores.size() == layers; });
+}
+
 void importance(const Options& options, const Global& global) {
   check(options);
   const Model model(options.model);
+  const std::vector<Shown> others = read_others(options.others); // what is wrong with them is said before anything is measured
+  if (!options.ranks.empty() && !ranks_compare(options, others, model.config.layers))
+    lsaq::fail<lsaq::InvalidArgument>("--plot-ranks compares several results of one number of layers: give more metrics or sizes, or --with FILE");
   lsaq::ThreadPool pool(global.threads);
   const Device device(pool);
   TokenSets sets;
   const std::vector<Detected> found = detect_all(model, options.detect, device, options.show_tokens ? &sets : nullptr);
-  const std::vector<Shown> shown = shown_results(found, options.others);
-  if (!options.ranks.empty() && !comparable(shown))
-    lsaq::fail<lsaq::InvalidArgument>("--plot-ranks compares several results of one number of layers: give more metrics or sizes, or --with FILE");
+  const std::vector<Shown> shown = shown_results(found, others);
 
   nlohmann::json results = nlohmann::json::array();
   for (const Detected& one : found) {
@@ -156,9 +166,10 @@ void importance(const Options& options, const Global& global) {
   if (!options.ranks.empty()) draw_rank_map(options.ranks, "Ranks of layers, " + model.config.name, orders_of(shown), correlations_of(shown));
 
   if (global.json) {
-    if (one) {
-      json["seconds"] = found.front().seconds;
-      json["cached"] = found.front().cached;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      nlohmann::json& printed = one ? json : json["results"][i];
+      printed["seconds"] = found[i].seconds;
+      printed["cached"] = found[i].cached;
     }
     if (options.show_tokens) json["tokens"] = words_json(sets, Tokens(model.source));
     return print_json(json);

@@ -6,7 +6,6 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
-#include <random>
 #include <variant>
 
 namespace command {
@@ -32,11 +31,10 @@ std::vector<std::size_t> sample(std::size_t n, std::size_t count, std::mt19937_6
   return numbers;
 }
 
-Positions choose_positions(const Windows& windows, const DetectOptions& options) {
+Positions choose_positions(const Windows& windows, const DetectOptions& options, std::mt19937_64& random) {
   Positions chosen;
   chosen.all = options.positions == "all";
   const std::size_t samples = options.positions.starts_with("sampled:") ? std::stoul(options.positions.substr(8)) : 0;
-  std::mt19937_64 random(options.calibration.seed.value_or(1));
   std::size_t first = 0;
   for (const auto& window : windows) {
     std::vector<std::size_t> rows{window.size() - 1};
@@ -45,6 +43,7 @@ Positions choose_positions(const Windows& windows, const DetectOptions& options)
       std::iota(rows.begin(), rows.end(), std::size_t{0});
     } else if (samples != 0) {
       rows = sample(window.size(), samples, random);
+      if (options.first_position > 0 && rows.front() != 0) rows.insert(rows.begin(), 0);
     }
     for (std::size_t row : rows) chosen.rows.push_back(first + row);
     chosen.per_window.push_back(rows.size());
@@ -55,12 +54,14 @@ Positions choose_positions(const Windows& windows, const DetectOptions& options)
 
 using Sweep = std::variant<lsaq::ImportanceSweep<lsaq::Jaccard>, lsaq::ImportanceSweep<lsaq::RankedJaccard>, lsaq::ImportanceSweep<lsaq::Cosine>>;
 
-Sweep make_sweep(const MetricRequest& request, std::size_t layers, lsaq::MatrixView projection, const Positions& positions) {
+Sweep make_sweep(const MetricRequest& request, std::size_t layers, lsaq::MatrixView projection, double first, const Positions& positions) {
   lsaq::TopK top_k;
   top_k.sizes = request.top_k;
-  if (request.metric == "jaccard") return lsaq::ImportanceSweep<lsaq::Jaccard>(layers, {.embedding = projection, .top_k = top_k}, positions.per_window);
-  if (request.metric == "ranked") return lsaq::ImportanceSweep<lsaq::RankedJaccard>(layers, {.embedding = projection, .top_k = top_k}, positions.per_window);
-  return lsaq::ImportanceSweep<lsaq::Cosine>(layers, {}, positions.per_window);
+  if (request.metric == "jaccard")
+    return lsaq::ImportanceSweep<lsaq::Jaccard>(layers, {.embedding = projection, .top_k = top_k, .first_position = first}, positions.per_window);
+  if (request.metric == "ranked")
+    return lsaq::ImportanceSweep<lsaq::RankedJaccard>(layers, {.embedding = projection, .top_k = top_k, .first_position = first}, positions.per_window);
+  return lsaq::ImportanceSweep<lsaq::Cosine>(layers, {.first_position = first}, positions.per_window);
 }
 
 /// The rows looked at, after the final norm if that is wanted; the view is valid until the next call.
@@ -103,9 +104,9 @@ std::vector<double> result_of(std::span<const double> scores, std::size_t result
 
 std::vector<MetricScores> measure_states(const Model& model, const llama::WeightLoader& loader, const llama::OuterWeights& outer, const Device& device,
                                          const Windows& windows, const DetectOptions& options, const std::vector<MetricRequest>& requests,
-                                         const std::string& key) {
+                                         const std::string& key, std::mt19937_64& random) {
   const std::size_t layers = model.config.layers;
-  const Positions positions = choose_positions(windows, options);
+  const Positions positions = choose_positions(windows, options, random);
   const lsaq::MatrixView projection = options.head == "output" ? outer.head() : outer.embedding.view();
   std::vector<Sweep> sweeps;
   std::vector<std::size_t> sweep_of(requests.size());
@@ -118,7 +119,7 @@ std::vector<MetricScores> measure_states(const Model& model, const llama::Weight
     if (requests[i].metric == "outlier")
       look_at_weights = true;
     else
-      sweeps.push_back(make_sweep(requests[i], layers, projection, positions));
+      sweeps.push_back(make_sweep(requests[i], layers, projection, options.first_position, positions));
   }
   const bool run = !sweeps.empty();
 
@@ -137,7 +138,12 @@ std::vector<MetricScores> measure_states(const Model& model, const llama::Weight
     llama::LayerwisePass<Device> pass(model.config, loader, outer, device, windows);
     Checkpoint checkpoint(look_at_weights ? "" : key); // weights of the layers before it would be missing after a resumption
     const auto scores_of = [](const Sweep& sweep) { return std::visit([](const auto& s) { return s.scores(); }, sweep); };
-    if (const std::optional<Checkpoint::Contents> saved = checkpoint.read(); saved && saved->scores.size() == sweeps.size()) {
+    const auto fits = [&](const Checkpoint::Contents& saved) {
+      bool same = saved.boundary < layers && saved.states.size() == pass.states().rows * pass.states().columns && saved.scores.size() == sweeps.size();
+      for (std::size_t i = 0; same && i < sweeps.size(); ++i) same = saved.scores[i].size() == scores_of(sweeps[i]).size();
+      return same;
+    };
+    if (const std::optional<Checkpoint::Contents> saved = checkpoint.read(); saved && fits(*saved)) {
       pass.resume_at(saved->boundary, saved->states);
       for (std::size_t i = 0; i < sweeps.size(); ++i) std::visit([&](auto& sweep) { sweep.resume_at(saved->boundary, saved->scores[i]); }, sweeps[i]);
       note(fmt::format("resumed at layer {} of {}", saved->boundary, layers));

@@ -5,6 +5,8 @@
 
 #include <lsaq/models/layerwise.hpp>
 
+#include <random>
+
 namespace command {
 
 /// A metric to measure, with all sizes of its token sets.
@@ -16,9 +18,10 @@ struct MetricRequest {
 /// Scores of one metric: for each size of its token sets (one if it has none), windows x layers; a single row for metrics of weights.
 using MetricScores = std::vector<std::vector<double>>;
 
-/// Measures `requests` on `windows`. `key` names the checkpoint: everything the result depends on. Throws InvalidArgument, BadInput, Interrupted.
+/// Measures `requests` on `windows`. `key` names the checkpoint: everything the result depends on. `random` draws sampled positions, and goes on from batch to
+/// batch of windows. Throws InvalidArgument, BadInput, Interrupted.
 std::vector<MetricScores> measure_states(const Model& model, const lsaq::llama::WeightLoader& loader, const lsaq::llama::OuterWeights& outer,
                                          const Device& device, const Windows& windows, const DetectOptions& options, const std::vector<MetricRequest>& requests,
-                                         const std::string& key);
+                                         const std::string& key, std::mt19937_64& random);
 
 } // namespace command

@@ -11,7 +11,7 @@ TEST_F(Usage, EveryVerbHasHelp) {
   const Result program = run({"--help"});
   EXPECT_EQ(program.code, done);
   EXPECT_EQ(program.err, "");
-  for (const char* verb : {"inspect", "devices", "importance", "plan", "run", "eval"}) {
+  for (const char* verb : {"inspect", "devices", "importance", "plan", "run", "eval", "compare"}) {
     EXPECT_THAT(program.out, testing::HasSubstr(verb));
     const Result help = run({verb, "--help"});
     EXPECT_EQ(help.code, done) << verb;
@@ -31,10 +31,10 @@ TEST_F(Usage, RefusesUnknownAndMissingWords) {
   refusal(wrong_usage, {}, {"subcommand"});
   refusal(wrong_usage, {"bogus"}, {"\"bogus\" is no verb", "lsaq --help"});
   refusal(wrong_usage, {"--bogus"}, {"--bogus"});
-  for (const char* verb : {"inspect", "importance", "run", "eval"}) refusal(wrong_usage, {verb}, {"MODEL", std::string("lsaq ") + verb + " --help"});
+  for (const char* verb : {"inspect", "importance", "run", "eval", "compare"}) refusal(wrong_usage, {verb}, {"MODEL", std::string("lsaq ") + verb + " --help"});
   refusal(wrong_usage, {"plan"}, {"MODEL", "--shape"});
   refusal(wrong_usage, {"devices", "x"}, {"x"});
-  for (const char* verb : {"inspect", "importance", "plan", "run", "eval"}) {
+  for (const char* verb : {"inspect", "importance", "plan", "run", "eval", "compare"}) {
     refusal(wrong_usage, {verb, "m.gguf", "--bogus"}, {"--bogus"});
     refusal(wrong_usage, {verb, "m.gguf", "more"}, {"more"});
     refusal(wrong_usage, {verb, "m.gguf", "--threads", "0"}, {"--threads", "0"});

@@ -33,6 +33,15 @@ void* operator new(std::size_t size) {
   return memory;
 }
 
+// As std::stable_sort asks for memory. AddressSanitizer has one of its own, whose memory must not come back to ours.
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return operator new(size);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
 void operator delete(void* memory) noexcept {
   if (memory != nullptr) allocated.fetch_sub(::malloc_usable_size(memory), std::memory_order_relaxed);
   std::free(memory);

@@ -65,6 +65,31 @@ TEST(JaccardPolicy, AveragesOverPositions) {
   EXPECT_THAT(scores_of({{2, 1, -1, 2, -2, -1}, {2, 1, -2, -1, 2, 1}}, compass_top(2)), ElementsAre(DoubleNear((0 + 2.0 / 3 + 1) / 3, 1e-15)));
 }
 
+TEST(JaccardPolicy, FirstPositionBesideTheMeanOfTheOthers) {
+  const auto score = [](double weight, auto policy, TopK k) {
+    Jaccard::Options options = compass_top(std::move(k));
+    options.first_position = weight;
+    return scores_of<decltype(policy)>({{2, 1, -1, 2, -2, -1}, {-2, -1, -2, -1, -2, -1}}, options)[0]; // with two tokens: 1; 2/3, 0
+  };
+  EXPECT_DOUBLE_EQ(score(0, Jaccard(), 2), (1 + 2.0 / 3) / 3);
+  EXPECT_DOUBLE_EQ(score(0.5, Jaccard(), 2), 1.0 / 3 + 0.5);
+  EXPECT_DOUBLE_EQ(score(0.5, Jaccard(), {2, 4}), 1.0 / 3 + 0.5);
+  EXPECT_DOUBLE_EQ(score(0.5, RankedJaccard(), 2), (1 + 2.0 / 3) / 2 / 2 + 0.5); // the highest tokens differ at the first two positions
+}
+
+TEST(JaccardPolicy, EverySequenceOfABatchHasAFirstPosition) {
+  Jaccard::Options options = compass_top({1, 2});
+  options.first_position = 0.5;
+  ImportanceMetric<Jaccard> batched(1, options), alone(1, options);
+  const std::vector<Text> texts{{3, 2, {{2, 1, -1, 2, -2, -1}, {-2, -1, -2, -1, -2, -1}}}, {3, 2, {{2, 1, 2, 1, 2, 1}, {2, 1, 1, 2, -2, -1}}}};
+  lsaq::ImportanceWindow window = batched.begin_window({.sequences = 2, .positions = 3, .hidden = 2});
+  for (std::size_t s = 0; s < 2; ++s)
+    for (std::size_t b = 0; b < 2; ++b) window.observe(b, texts[s].at(b), s * 3);
+  batched.end_window(window, lsaq::Backend<lsaq::Cpu>());
+  for (const Text& text : texts) observe(alone, text);
+  for (std::size_t r = 0; r < 2; ++r) EXPECT_EQ(batched.importance(r).window_scores, alone.importance(r).window_scores);
+}
+
 TEST(JaccardPolicy, SeveralSizesInOnePassAreEachSizeAlone) {
   const std::vector<std::size_t> sizes{10, 1, 60, 25, 10}; // in any order, repeated, up to the vocabulary
   const std::vector<float> embedding = random_integers(60 * 6, 3);

@@ -106,11 +106,10 @@ TYPED_TEST(Sweep, ResumedAtAnyBoundaryEqualsOneInOneGo) {
   }
 }
 
-TYPED_TEST(Sweep, MayBeSentBack) { // a checkpoint that is older than what was seen since
+TYPED_TEST(Sweep, MayBeSentBack) { // states of an older boundary than the scores
   ImportanceSweep<TypeParam> sweep = make_sweep<TypeParam>();
-  pass(sweep, 0, 1);
-  const std::vector<double> saved(sweep.scores().begin(), sweep.scores().end());
-  pass(sweep, 2, 3);
+  pass(sweep, 0, 3);
+  const std::vector<double> saved(sweep.scores().begin(), sweep.scores().end()); // of layers that will be scored again, too
   sweep.resume_at(1, saved);
   pass(sweep, 1, layers);
   this->expect_window_by_window(sweep);

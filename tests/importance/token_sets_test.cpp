@@ -11,8 +11,8 @@
 #include <deployment/count_allocations.hpp>
 #include <formats/make_files.hpp>
 
+#include <array>
 #include <limits>
-#include <numeric>
 #include <random>
 
 namespace {
@@ -280,8 +280,8 @@ TEST(TopTokensThreads, AnyNumberGivesTheSameResult) {
 
 /// Rounded sums: the same bits whichever states are projected together, on every path.
 TEST(TopTokensBatches, EachStateAloneGivesTheSameAsAllTogether) {
-  for (const auto& [count, vocabulary, hidden] : {std::array<std::size_t, 3>{70, 201, 300}, {130, 100, 577}, {1030, 193, 24}}) {
-    constexpr std::size_t k = 12;
+  for (const std::array<std::size_t, 3> shape : {std::array<std::size_t, 3>{70, 201, 300}, {130, 100, 577}, {1030, 193, 24}}) {
+    const std::size_t count = shape[0], vocabulary = shape[1], hidden = shape[2], k = 12;
     const std::vector<float> x = random_reals(count * hidden, 15), w = random_reals(vocabulary * hidden, 16);
     const MatrixView states(x.data(), count, hidden), embedding(w.data(), vocabulary, hidden);
     for (const lsaq::Isa isa : runnable_paths()) {

@@ -2,9 +2,11 @@
 
 #include "kernels/oracle_agreement.hpp"
 
+#if LSAQ_X86
 namespace {
 
 LSAQ_KERNEL_CONTRACT(Avx2, lsaq::Isa::avx2)
 LSAQ_ORACLE_AGREEMENT(Avx2Bytes, lsaq::Isa::avx2)
 
 } // namespace
+#endif

@@ -22,6 +22,14 @@ using lsaq::Isa;
 using lsaq::WeightFormat;
 using lsaq::WeightRows;
 
+/// The paths of this processor family, whether or not this machine runs them.
+inline std::vector<Isa> family_paths() {
+  std::vector<Isa> paths = {Isa::scalar, Isa::eigen};
+  if (LSAQ_X86 != 0) paths.insert(paths.end(), {Isa::avx2, Isa::avx512});
+  if (LSAQ_ARM64 != 0) paths.push_back(Isa::neon);
+  return paths;
+}
+
 /// Skips the test by the path's name where this machine can't run it.
 #define SKIP_UNLESS_RUNS(isa)                                                                                                                                  \
   if (!lsaq::cpu_runs(isa)) GTEST_SKIP() << name_of(isa) << ": not on this machine"

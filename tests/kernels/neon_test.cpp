@@ -2,9 +2,11 @@
 
 #include "kernels/oracle_agreement.hpp"
 
+#if LSAQ_ARM64
 namespace {
 
 LSAQ_KERNEL_CONTRACT(Neon, lsaq::Isa::neon)
 LSAQ_ORACLE_AGREEMENT(NeonBytes, lsaq::Isa::neon)
 
 } // namespace
+#endif

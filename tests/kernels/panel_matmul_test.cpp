@@ -69,7 +69,7 @@ protected:
   std::mt19937 random_{11};
 };
 
-INSTANTIATE_TEST_SUITE_P(Paths, PanelMatmul, testing::ValuesIn(lsaq::all_isas), [](const auto& param) { return std::string(name_of(param.param)); });
+INSTANTIATE_TEST_SUITE_P(Paths, PanelMatmul, testing::ValuesIn(family_paths()), [](const auto& param) { return std::string(name_of(param.param)); });
 
 TEST_P(PanelMatmul, EveryTailOfColumns) {
   for (const WeightFormat format : all_formats())

@@ -91,7 +91,7 @@ INSTANTIATE_TEST_SUITE_P(Paths, SelectByName, testing::ValuesIn(lsaq::all_isas),
 TEST_P(SelectByName, TakesThePathOfThatName) {
   if (!lsaq::cpu_runs(GetParam())) {
     EXPECT_THAT(refusal(std::string(name_of(GetParam()))), HasSubstr("this machine does not run"));
-    GTEST_SKIP() << name_of(GetParam()) << ": not on this machine";
+    return;
   }
   const ScopedIsa isa(std::string(name_of(GetParam())).c_str());
   EXPECT_EQ(lsaq::select_kernels().isa, GetParam());

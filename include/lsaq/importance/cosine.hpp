@@ -11,11 +11,12 @@ namespace lsaq::inline v0::inline LSAQ_BASELINE {
 struct Cosine {
   static constexpr std::string_view name = "cosine";
 
-  struct Options {};
+  struct Options {
+    double first_position = 0; ///< as of Jaccard
+  };
 
-  static double score(const Options&, MatrixView entering, MatrixView leaving) noexcept {
-    double sum = 0;
-    for (std::size_t p = 0; p < entering.rows; ++p) {
+  static double score(const Options& options, MatrixView entering, MatrixView leaving) noexcept {
+    return over_positions(entering.rows, options.first_position, [&](std::size_t p) {
       const auto* a = static_cast<const float*>(entering.data) + p * entering.stride;
       const auto* b = static_cast<const float*>(leaving.data) + p * leaving.stride;
       double ab = 0, aa = 0, bb = 0;
@@ -25,9 +26,8 @@ struct Cosine {
         bb += double{b[i]} * b[i];
       }
       const double norms = std::sqrt(aa) * std::sqrt(bb);
-      sum += norms == 0 ? (aa == bb ? 0.0 : 1.0) : 1.0 - std::clamp(ab / norms, -1.0, 1.0);
-    }
-    return sum / static_cast<double>(entering.rows);
+      return norms == 0 ? (aa == bb ? 0.0 : 1.0) : 1.0 - std::clamp(ab / norms, -1.0, 1.0);
+    });
   }
 };
 

@@ -60,6 +60,17 @@ inline std::vector<std::size_t> shared_tokens(std::span<const ScoredToken> a, st
 /// 1 - |A n B| / |A u B| of two sets of k tokens of which `shared` are in both.
 inline double jaccard_distance(std::size_t shared, std::size_t k) noexcept { return 1.0 - static_cast<double>(shared) / static_cast<double>(2 * k - shared); }
 
+/// Scores a layer for every size of token sets: distance(shared, k) averaged over the positions.
+template <class Distance>
+void score_rankings(const TopK& top_k, double first_weight, TraceRows<TokenTrace> entering, TraceRows<TokenTrace> leaving, std::span<double> scores,
+                    Distance&& distance) {
+  std::vector<std::vector<std::size_t>> shared;
+  for (std::size_t p = 0; p < entering.count; ++p)
+    shared.push_back(shared_tokens(entering.trace->row(entering.first + p), leaving.trace->row(leaving.first + p)));
+  for (std::size_t i = 0; i < scores.size(); ++i)
+    scores[i] = over_positions(entering.count, first_weight, [&](std::size_t p) { return distance(shared[p], top_k.sizes[i]); });
+}
+
 } // namespace detail
 
 /// I = 1 - |A n B| / |A u B| of the top-k token sets of a layer's input and output, averaged over positions (LSAQ, Eqs. 1-3).
@@ -71,6 +82,7 @@ struct Jaccard {
   struct Options {
     MatrixView embedding = {}; ///< W_E, vocabulary x hidden; owned by the engine
     TopK top_k = 50;           ///< sizes of the token sets
+    double first_position = 0; ///< weight of a sequence's first position beside the mean of the others; 0: one like the others
   };
   using Trace = detail::TokenTrace;
 
@@ -84,13 +96,8 @@ struct Jaccard {
   }
 
   static void score(const Options& options, TraceRows<Trace> entering, TraceRows<Trace> leaving, std::span<double> scores) {
-    for (std::size_t p = 0; p < entering.count; ++p) {
-      const std::vector<std::size_t> shared = detail::shared_tokens(entering.trace->row(entering.first + p), leaving.trace->row(leaving.first + p));
-      for (std::size_t i = 0; i < scores.size(); ++i) {
-        const std::size_t k = options.top_k.sizes[i];
-        scores[i] += detail::jaccard_distance(shared[k - 1], k) / static_cast<double>(entering.count);
-      }
-    }
+    detail::score_rankings(options.top_k, options.first_position, entering, leaving, scores,
+                           [](std::span<const std::size_t> shared, std::size_t k) { return detail::jaccard_distance(shared[k - 1], k); });
   }
 };
 
@@ -109,15 +116,11 @@ struct RankedJaccard {
   }
 
   static void score(const Options& options, TraceRows<Trace> entering, TraceRows<Trace> leaving, std::span<double> scores) {
-    for (std::size_t p = 0; p < entering.count; ++p) {
-      const std::vector<std::size_t> shared = detail::shared_tokens(entering.trace->row(entering.first + p), leaving.trace->row(leaving.first + p));
-      for (std::size_t i = 0; i < scores.size(); ++i) {
-        const std::size_t k = options.top_k.sizes[i];
-        double sum = 0;
-        for (std::size_t d = 1; d <= k; ++d) sum += detail::jaccard_distance(shared[d - 1], d);
-        scores[i] += sum / static_cast<double>(k * entering.count);
-      }
-    }
+    detail::score_rankings(options.top_k, options.first_position, entering, leaving, scores, [](std::span<const std::size_t> shared, std::size_t k) {
+      double sum = 0;
+      for (std::size_t d = 1; d <= k; ++d) sum += detail::jaccard_distance(shared[d - 1], d);
+      return sum / static_cast<double>(k);
+    });
   }
 };
 

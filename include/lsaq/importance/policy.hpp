@@ -18,6 +18,19 @@ template <class Trace> struct TraceRows {
   std::size_t count = 0;
 };
 
+/// Mean of score(position) over the positions of a sequence. With a weight above 0 for the first one, it counts by that beside the mean of the others: what a
+/// layer does to the first position of a text is out of all proportion to its share (massive activations), and else invisible.
+template <class Score> double over_positions(std::size_t count, double first_weight, Score&& score) {
+  if (first_weight > 0 && count > 1) {
+    double rest = 0;
+    for (std::size_t p = 1; p < count; ++p) rest += score(p);
+    return rest / static_cast<double>(count - 1) + first_weight * score(0);
+  }
+  double sum = 0;
+  for (std::size_t p = 0; p < count; ++p) sum += score(p);
+  return sum / static_cast<double>(count);
+}
+
 template <class P>
 concept has_metric_name = requires {
   { P::name } -> std::convertible_to<std::string_view>;

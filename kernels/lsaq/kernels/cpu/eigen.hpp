@@ -7,9 +7,6 @@
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::eigen {
 
-using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using Strided = Eigen::Map<RowMajor, Eigen::Unaligned, Eigen::OuterStride<>>;
-using ConstStrided = Eigen::Map<const RowMajor, Eigen::Unaligned, Eigen::OuterStride<>>;
 using ConstVector = Eigen::Map<const Eigen::VectorXf, Eigen::Unaligned>;
 
 inline Eigen::Index index(std::size_t n) noexcept { return static_cast<Eigen::Index>(n); }
@@ -28,19 +25,20 @@ inline void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t co
   }
 }
 
-/// Coefficient-wise (lazy) products: Eigen's blocked ones allocate, and these run inside noexcept calls.
+/// A panel's 16 lanes as one array: every lane takes the same instructions. Eigen's own products would treat lanes differently by their number and address, so
+/// that a sum would be fused here and not there, and its blocked ones allocate.
 inline void product(const Panels& panels, std::size_t depth, const float* x, std::size_t x_stride, std::size_t rows, float* y, std::size_t y_stride,
                     bool accumulate, const Ahead&) noexcept {
-  for (std::size_t lane = 0; lane < panels.lanes; lane += panel_rows) {
-    const std::size_t lanes = panels.lanes - lane < panel_rows ? panels.lanes - lane : panel_rows;
-    const ConstStrided panel(panels.data + lane / panel_rows * panels.panel_stride, index(depth), index(lanes), Eigen::OuterStride<>(index(panels.step)));
-    const ConstStrided inputs(x, index(rows), index(depth), Eigen::OuterStride<>(index(x_stride)));
-    Strided outputs(y + lane, index(rows), index(lanes), Eigen::OuterStride<>(index(y_stride)));
-    if (accumulate)
-      outputs.noalias() += inputs.lazyProduct(panel);
-    else
-      outputs.noalias() = inputs.lazyProduct(panel);
-  }
+  using Lanes = Eigen::Array<float, panel_rows, 1>;
+  for (std::size_t i = 0; i < rows; ++i)
+    for (std::size_t lane = 0; lane < panels.lanes; lane += panel_rows) {
+      const float* panel = panels.data + lane / panel_rows * panels.panel_stride;
+      Lanes sum = Lanes::Zero();
+      for (std::size_t k = 0; k < depth; ++k) sum += x[i * x_stride + k] * Eigen::Map<const Lanes>(panel + k * panels.step);
+      float* out = y + i * y_stride + lane;
+      const std::size_t lanes = std::min(panel_rows, panels.lanes - lane);
+      for (std::size_t l = 0; l < lanes; ++l) out[l] = accumulate ? out[l] + sum[index(l)] : sum[index(l)];
+    }
 }
 
 inline constexpr CpuKernels kernels{Isa::eigen,     scalar::widen, scalar::widen_codes, scalar::narrow_f16, scalar::magnitude_bits, scalar::quantize, dot_rows,
