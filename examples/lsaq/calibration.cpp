@@ -15,7 +15,8 @@ void add_calibration_options(CLI::App& verb, CalibrationOptions& options) {
   CLI::Option* text = verb.add_option("--text", options.text_file, "Text to calibrate on (default: a text that comes with the program)");
   verb.add_option("--token-ids", options.token_ids_file, "Token ids to calibrate on: a JSON array of arrays, each a window")->excludes(text);
   verb.add_option("--windows", options.windows, "Windows to average over")->capture_default_str()->check(CLI::Range(1, 1 << 20));
-  verb.add_option("--seed", options.seed, "Draw windows and sampled positions at random by this number (default: the first windows of the text)");
+  verb.add_option("--seed", options.seed, "Draw windows and sampled positions at random by this number (default: the first windows of the text)")
+      ->check(CLI::NonNegativeNumber);
   verb.add_option("--window-length", options.window_length, "Tokens of a window")->capture_default_str()->check(CLI::Range(1, 1 << 20));
 }
 

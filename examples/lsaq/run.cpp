@@ -209,7 +209,7 @@ void add_run(CLI::App& app, Global& global) {
   verb->add_option("--tokens", options->tokens, "Most tokens to generate (default: to the end of the context)")->check(CLI::Range(1, 1 << 30));
   verb->add_option("--context", options->wanted_context, "Positions for prompt and answer (default: 256)")->check(CLI::Range(2, 1 << 30));
   verb->add_option("--temperature", options->temperature, "0 takes the likeliest token")->capture_default_str()->check(CLI::Range(0.0, 100.0));
-  verb->add_option("--seed", options->seed, "Seed of the drawing at a temperature")->capture_default_str();
+  verb->add_option("--seed", options->seed, "Seed of the drawing at a temperature")->capture_default_str()->check(CLI::NonNegativeNumber);
   add_budget_options(*verb, options->budget);
   verb->add_option("--plan", options->plan_file, "Deploy this plan instead of making one");
   add_global_options(*verb, global);

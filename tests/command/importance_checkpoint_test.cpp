@@ -6,7 +6,7 @@ namespace {
 
 class ImportanceCheckpoint : public ImportanceCommand {
 protected:
-  static constexpr std::size_t windows = 60, length = 96;
+  static constexpr std::size_t windows = 12, length = 64;
 
   std::filesystem::path folder() const { return cache() / "lsaq" / "checkpoints"; }
 
@@ -23,11 +23,13 @@ protected:
   /// Sends `signal` as soon as there is a checkpoint, and gives the path of it. A program that was too fast to be hit gets more to do.
   std::filesystem::path interrupt(int signal, const Words& options) {
     std::filesystem::path file;
-    for (std::size_t count = windows; count <= 16 * windows && file.empty(); count *= 4) {
+    for (std::size_t count = windows; count <= 64 * windows && file.empty(); count *= 4) {
       (void)token_ids(count, length);
       const auto start = std::chrono::steady_clock::now();
       const Setting setting{.environment = {{"LSAQ_CHECKPOINT_SECONDS", "0"}, {"LSAQ_ISA", "scalar"}}, .meanwhile = [&](pid_t child) {
-                              while (checkpoint().empty() && std::chrono::steady_clock::now() - start < std::chrono::seconds(30))
+                              siginfo_t ended = {}; // it stays a child: the process id is not given to another
+                              while (checkpoint().empty() && ::waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+                                     ended.si_pid == 0 && std::chrono::steady_clock::now() - start < std::chrono::seconds(30))
                                 std::this_thread::sleep_for(std::chrono::milliseconds(1));
                               ::kill(child, signal);
                             }};

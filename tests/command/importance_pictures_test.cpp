@@ -24,8 +24,8 @@ TEST_F(ImportancePictures, DrawsScoresAndRanks) {
     for (const std::string& file : {scores, ranks}) {
       const std::string content = make_files::content_of(file);
       EXPECT_TRUE(content.starts_with(std::string_view(suffix) == "svg" ? "<?xml" : "\x89PNG")) << file;
-      if (std::string_view(suffix) == "svg")
-        for (const char* part : {"jaccard", "cosine", "Small Llama", "</svg>"}) EXPECT_THAT(content, testing::HasSubstr(part)) << file;
+      if (!content.starts_with("<?xml")) continue;
+      for (const char* part : {"jaccard", "cosine", "Small Llama", "</svg>"}) EXPECT_THAT(content, testing::HasSubstr(part)) << file;
     }
   }
   const std::string one = path("one.svg").string();
