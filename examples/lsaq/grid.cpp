@@ -310,7 +310,7 @@ metric = "outlier"
 [[order]]
 name = "outliers, less important"
 metric = "outlier"
-outliers = "fewer"
+outlier_direction = "fewer"
 [[order]]
 metric = "random"
 draws = 3

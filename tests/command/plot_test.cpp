@@ -188,7 +188,7 @@ TEST_F(Plot, RankMap) {
   EXPECT_EQ(count_of(drawn, ">0.91<") + count_of(drawn, ">0.90<"), 2u);
   EXPECT_EQ(count_of(drawn, ">-0.50<"), 2u);
   EXPECT_EQ(count_of(drawn, ">-<"), 2u);
-  EXPECT_EQ(count_of(drawn, circle), 3 * 2u + 1u) << "two of nine layers in each row, and the legend";
+  EXPECT_EQ(count_of(drawn, circle), 3 * 3u + 1u) << "three of nine layers in each row, and the legend";
 }
 
 TEST_F(Plot, RankMapsOfAnySize) {
