@@ -150,10 +150,12 @@ void add_detect_options(CLI::App& verb, DetectOptions& options) {
                   "One or more of: jaccard (token sets), ranked (token sets at every depth), cosine (states), outlier (weights), error (KL divergence "
                   "with just this layer quantized), error-nll, output-error (of the layer itself), joint (jaccard times output-error)")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->default_str("jaccard")
       ->check(CLI::IsMember(metric_names()));
   verb.add_option("--top-k", options.top_k, "Sizes of the token sets, for example 10,50,200; each gives a result")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->default_str("50")
       ->check(CLI::Range(1, 1 << 20));
   verb.add_option("--positions", options.positions, "States to compare: last, all, or sampled:N of each window")->capture_default_str();

@@ -207,7 +207,8 @@ void add_importance(CLI::App& app, Global& global) {
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   add_detect_options(*verb, options->detect);
   verb->add_flag("--show-tokens", options->show_tokens, "Show the words of the token sets at each layer boundary");
-  verb->add_option("--with", options->others, "Show this importance file beside the results: another model or metric; may be repeated");
+  verb->add_option("--with", options->others, "Show this importance file beside the results: another model or metric; may be repeated")
+      ->allow_extra_args(false);
   verb->add_option("--plot", options->plot, "Draw importance by layer into this .svg or .png file");
   verb->add_option("--plot-ranks", options->ranks, "Draw the ranks of several results and their correlations into this .svg or .png file");
   verb->add_option("-o,--output", options->output, "Write the result to this JSON file");
