@@ -14,8 +14,9 @@ export PATH
 # What the library, the command and their tests are built with; `wanted_tools` adds compiler, CMake and make where none is there, and gnuplot, which the
 # command runs for --plot.
 build_packages="libeigen3-dev libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libicu-dev libsentencepiece-dev libssl-dev libgtest-dev libgmock-dev python3 python3-pip ca-certificates"
-# What the whole test run needs besides: the reference implementation, the pkg-config consumer, an AArch64 compiler and emulator.
-test_packages="libbenchmark-dev python3-venv pkgconf g++-aarch64-linux-gnu qemu-user googletest"
+# What the whole test run needs besides: the reference implementation (with OpenBLAS, without which Debian's PyTorch multiplies forty times slower), the
+# pkg-config consumer, an AArch64 compiler and emulator, the benchmarks.
+test_packages="libbenchmark-dev python3-venv libopenblas0-pthread pkgconf g++-aarch64-linux-gnu qemu-user googletest"
 # Not in every release, and the tests that need it are skipped without it.
 optional_test_package=python3-torch
 
