@@ -40,7 +40,7 @@ public:
 
   /// y = x W^T for a packed W: x is tokens x W.columns (FP32), y is tokens x W.rows, both the caller's.
   ///
-  /// Codes are multiplied by FP32 activations and summed in FP32, the row's scale is applied once at the end. Allocates nothing; uses 40 KiB of stack a thread.
+  /// Codes are multiplied by FP32 activations and summed in FP32, the row's scale is applied once at the end. Allocates nothing; uses 42 KiB of stack a thread.
   /// A workspace smaller than workspace_bytes() (or not aligned to four bytes) is left unused, which is slower for many tokens. The result does not depend on
   /// the number of threads.
   Status matmul(PackedView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {

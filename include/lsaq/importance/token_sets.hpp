@@ -128,7 +128,9 @@ inline void top_tokens(MatrixView states, MatrixView embedding, std::size_t k, s
   const std::size_t blocks = (embedding.rows + Block::rows - 1) / Block::rows;
   const std::size_t parts = std::min(executor.concurrency(), blocks);
   const WeightRows weights{static_cast<const std::byte*>(embedding.data), embedding.row_bytes(), {.element = embedding.type}};
-  std::vector<Block> memory(parts, Block(states.rows, k));
+  std::vector<Block> memory;
+  memory.reserve(parts);
+  for (std::size_t part = 0; part < parts; ++part) memory.emplace_back(states.rows, k);
   executor.parallel_for(parts, [&](std::size_t part) {
     for (std::size_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
       const std::size_t first = block * Block::rows;

@@ -26,7 +26,7 @@ struct WeightFormat {
 /// Rows of weights as the kernels see them.
 struct WeightRows {
   const std::byte* data = nullptr;
-  std::size_t row_bytes = 0;
+  std::size_t row_bytes = 0; ///< from one row to the next; for FP32, which is read in place, a multiple of 4
   WeightFormat format;
 
   [[gnu::always_inline]] const std::byte* row(std::size_t r) const noexcept { return data + r * row_bytes; }

@@ -83,7 +83,7 @@ inline void pack_token_panel(const CpuKernels& kernels, const float* x, std::siz
   }
 }
 
-/// y[t * y_stride + r] = sum over columns of weight(r, c) * token t, for `rows` rows; `packed` holds the tokens as panels. Uses 40 KiB of stack.
+/// y[t * y_stride + r] = sum over columns of weight(r, c) * token t, for `rows` rows; `packed` holds the tokens as panels. Uses 42 KiB of stack.
 inline void multiply_packed_tokens(const CpuKernels& kernels, const WeightRows& weights, std::size_t rows, std::size_t columns, const float* packed,
                                    std::size_t tokens, float* y, std::size_t y_stride) noexcept {
   constexpr std::size_t block_rows = 96;
