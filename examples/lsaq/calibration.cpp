@@ -7,17 +7,17 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
-#include <random>
+#include <numeric>
 
 namespace command {
 
 void add_calibration_options(CLI::App& verb, CalibrationOptions& options) {
   CLI::Option* text = verb.add_option("--text", options.text_file, "Text to calibrate on (default: a text that comes with the program)");
-  verb.add_option("--token-ids", options.token_ids_file, "Token ids to calibrate on: a JSON array of arrays, each a window")->excludes(text);
-  verb.add_option("--windows", options.windows, "Windows to average over")->capture_default_str()->check(CLI::Range(1, 1 << 20));
+  CLI::Option* ids = verb.add_option("--token-ids", options.token_ids_file, "Token ids to calibrate on: a JSON array of arrays, each a window")->excludes(text);
+  verb.add_option("--windows", options.windows, "Windows to average over")->capture_default_str()->check(CLI::Range(1, 1 << 20))->excludes(ids);
   verb.add_option("--seed", options.seed, "Draw windows and sampled positions at random by this number (default: the first windows of the text)")
       ->check(CLI::NonNegativeNumber);
-  verb.add_option("--window-length", options.window_length, "Tokens of a window")->capture_default_str()->check(CLI::Range(1, 1 << 20));
+  verb.add_option("--window-length", options.window_length, "Tokens of a window")->capture_default_str()->check(CLI::Range(1, 1 << 20))->excludes(ids);
 }
 
 Windows read_token_ids(const std::filesystem::path& path, const lsaq::llama::Config& config) {
@@ -48,6 +48,14 @@ Windows cut_windows(const std::vector<lsaq::TokenId>& tokens, std::size_t length
   return windows;
 }
 
+std::vector<std::size_t> draw(std::size_t n, std::size_t count, std::mt19937_64& random) {
+  std::vector<std::size_t> numbers(n);
+  std::iota(numbers.begin(), numbers.end(), std::size_t{0});
+  for (std::size_t i = 0; i < count; ++i) std::swap(numbers[i], numbers[i + random() % (n - i)]);
+  numbers.resize(count);
+  return numbers;
+}
+
 Windows calibration_windows(const Model& model, const CalibrationOptions& options) {
   if (!options.token_ids_file.empty()) return read_token_ids(options.token_ids_file, model.config);
   const std::string text = options.text_file.empty() ? std::string(calibration_text) : read_file(options.text_file);
@@ -59,11 +67,11 @@ Windows calibration_windows(const Model& model, const CalibrationOptions& option
                                            options.window_length));
   if (whole < options.windows) note(fmt::format("note: {} gives {} windows of {} tokens, not {}", origin, whole, options.window_length, options.windows));
   if (!options.seed) return cut_windows(tokens, options.window_length, options.windows);
-  Windows all = cut_windows(tokens, options.window_length, whole);
+  const Windows all = cut_windows(tokens, options.window_length, whole);
   std::mt19937_64 random(*options.seed);
-  for (std::size_t i = 0; i < std::min(options.windows, whole); ++i) std::swap(all[i], all[i + random() % (whole - i)]);
-  all.resize(std::min(options.windows, whole));
-  return all;
+  Windows chosen;
+  for (const std::size_t w : draw(whole, std::min(options.windows, whole), random)) chosen.push_back(all[w]);
+  return chosen;
 }
 
 } // namespace command

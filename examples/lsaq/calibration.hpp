@@ -6,6 +6,7 @@
 #include <lsaq/types.hpp>
 
 #include <optional>
+#include <random>
 #include <vector>
 
 namespace command {
@@ -26,6 +27,9 @@ void add_calibration_options(CLI::App& verb, CalibrationOptions& options);
 
 /// Cuts tokens into consecutive windows; a rest that fills no window is left out.
 Windows cut_windows(const std::vector<lsaq::TokenId>& tokens, std::size_t length, std::size_t most);
+
+/// `count` (at most n) different numbers below n in the order drawn: the same on every machine.
+std::vector<std::size_t> draw(std::size_t n, std::size_t count, std::mt19937_64& random);
 
 /// A file with a JSON array of arrays of ids, each a window. Throws BadInput naming the window.
 Windows read_token_ids(const std::filesystem::path& path, const lsaq::llama::Config& config);

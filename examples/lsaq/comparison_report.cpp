@@ -19,13 +19,7 @@ namespace {
 Run joined(const Comparison& comparison, const std::vector<std::size_t>& plans) {
   Run sum(comparison.text.windows.size());
   for (const std::size_t p : plans)
-    for (std::size_t w = 0; w < sum.size(); ++w) {
-      const llama::WindowScore& score = comparison.scores.plans[p][w];
-      sum[w].nll += score.nll;
-      sum[w].kl += score.kl;
-      sum[w].agreements += score.agreements;
-      sum[w].tokens += score.tokens;
-    }
+    for (std::size_t w = 0; w < sum.size(); ++w) sum[w] += comparison.scores.plans[p][w];
   return sum;
 }
 
@@ -190,12 +184,6 @@ std::string about(const Comparison& comparison) {
 
 constexpr std::string_view about_errors = "Standard errors are over windows: those of differences are of paired differences on the same windows.";
 
-std::string layers_text(const std::vector<std::size_t>& layers, std::size_t most) {
-  std::string text;
-  for (std::size_t i = 0; i < std::min(most, layers.size()); ++i) text += (i == 0 ? "" : ", ") + std::to_string(layers[i]);
-  return text;
-}
-
 void put(nlohmann::json& json, const std::string& key, const Estimate& estimate) {
   json[key] = estimate.mean;
   json[key + "_se"] = estimate.error;
@@ -295,7 +283,7 @@ std::string comparison_markdown(const Comparison& comparison, const std::vector<
   const std::vector<lsaq::NamedOrder> named = comparison.named_orders();
   if (!named.empty()) {
     Table quarter{.heading = "Least important quarter of the layers", .columns = {"order", "layers, least important first"}};
-    for (const lsaq::NamedOrder& order : named) quarter.rows.push_back({order.name, layers_text(order.layers, lsaq::quarter_of(order.layers.size()))});
+    for (const lsaq::NamedOrder& order : named) quarter.rows.push_back({order.name, lsaq::format_quarter(order.layers)});
     text += quarter.markdown();
     Table spearman{.heading = "Rank correlation of the orders (Spearman)", .columns = {"order"}};
     for (std::size_t i = 0; i < named.size(); ++i) {
@@ -353,7 +341,7 @@ std::string comparison_outline(const Comparison& comparison, const RemainingWork
   std::string text = lsaq::wrap(comparison.model + ". " + about(comparison), 0) + "\n\n";
   for (const ComparedOrder& order : comparison.orders) {
     text += order.name + "\n";
-    for (const auto& layers : order.draws) text += "  " + lsaq::wrap("order: " + layers_text(layers, layers.size()), 4) + "\n";
+    for (const auto& layers : order.draws) text += "  " + lsaq::wrap("order: " + lsaq::format_layers(layers), 4) + "\n";
     for (std::size_t b = 0; b < order.plan_of.size(); ++b)
       for (const std::size_t p : order.plan_of[b]) {
         const lsaq::Plan& plan = comparison.plans[p];

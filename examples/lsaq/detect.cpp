@@ -1,5 +1,6 @@
 #include "detect.hpp"
 #include "error_metrics.hpp"
+#include "number_option.hpp"
 #include "state_metrics.hpp"
 
 #include <lsaq/formats/importance_file.hpp>
@@ -161,12 +162,12 @@ void add_detect_options(CLI::App& verb, DetectOptions& options) {
   verb.add_option("--positions", options.positions, "States to compare: last, all, or sampled:N of each window")->capture_default_str();
   verb.add_option("--first-position", options.first_position,
                   "With --positions all or sampled:N: weight of a window's first position beside the mean of the others")
-      ->check(CLI::Range(0.0, 1000.0));
+      ->check(number_between(0, 1000));
   verb.add_option("--norm", options.norm, "raw states, or after the model's final norm")->capture_default_str()->check(CLI::IsMember({"raw", "final"}));
   verb.add_option("--head", options.head, "Project on the embedding or on the output head")
       ->capture_default_str()
       ->check(CLI::IsMember({"embedding", "output"}));
-  verb.add_option("--sigmas", options.sigmas, "Standard deviations beyond which a weight is an outlier")->capture_default_str()->check(CLI::Range(0.0, 1000.0));
+  verb.add_option("--sigmas", options.sigmas, "Standard deviations beyond which a weight is an outlier")->capture_default_str()->check(number_between(0, 1000));
   verb.add_option("--outlier-direction", options.outliers, "Layers with more, or with fewer outliers are important")
       ->capture_default_str()
       ->check(CLI::IsMember({"more", "fewer"}));
@@ -224,22 +225,7 @@ std::vector<Detected> detect_all(const Model& model, const DetectOptions& option
     }
   }
 
-  if (token_sets != nullptr) {
-    const llama::WeightLoader loader = llama::WeightLoader(model.source, model.config, device.executor()).keep_as_stored();
-    const llama::OuterWeights outer = loader.outer(device);
-    const std::size_t k = *std::max_element(options.top_k.begin(), options.top_k.end());
-    token_sets->assign(model.config.layers + 1, std::vector<lsaq::ScoredToken>(k));
-    std::vector<float> normed(model.config.hidden), gain(model.config.hidden);
-    const auto project = [&](std::size_t boundary, std::size_t, lsaq::MatrixView states_of_window) {
-      lsaq::MatrixView last = states_of_window.slice(states_of_window.rows - 1, 1);
-      if (options.norm == "final") {
-        llama::rms_norm(model.config, device.kernels(), outer.final_norm, static_cast<const float*>(last.data), 1, gain, normed.data());
-        last = lsaq::MatrixView(normed.data(), 1, normed.size());
-      }
-      device.top_tokens(last, options.head == "output" ? outer.head() : outer.embedding.view(), k, (*token_sets)[boundary]);
-    };
-    llama::run_layerwise(model.config, loader, outer, device, {windows.front()}, project, [](std::size_t, const llama::LayerWeights&) { check_interrupt(); });
-  }
+  if (token_sets != nullptr) *token_sets = token_sets_of(model, device, {windows.front()}, options);
   const auto part = [&](const std::string& metric, std::size_t top_k) -> const Detected& {
     return *std::find_if(requests.begin(), requests.end(), [&](const Request& other) { return other.metric == metric && other.top_k == top_k; })->found;
   };

@@ -149,21 +149,26 @@ void importance(const Options& options, const Global& global) {
   const std::vector<Detected> found = detect_all(model, options.detect, device, options.show_tokens ? &sets : nullptr);
   const std::vector<Shown> shown = shown_results(found, others);
 
+  std::vector<std::optional<lsaq::OrderConfidence>> confidences;
   nlohmann::json results = nlohmann::json::array();
   for (const Detected& one : found) {
+    confidences.push_back(lsaq::order_confidence(one.importance.window_scores, model.config.layers));
     nlohmann::json& json = results.emplace_back(detected_to_json(one, model, options.detect));
-    if (const auto confidence = lsaq::order_confidence(one.importance.window_scores, model.config.layers)) json["confidence"] = confidence_to_json(*confidence);
+    if (confidences.back()) json["confidence"] = confidence_to_json(*confidences.back());
   }
+  const bool compared = comparable(shown);
+  const std::vector<lsaq::NamedOrder> orders = orders_of(shown);
+  const std::vector<std::vector<double>> correlations = compared ? correlations_of(shown) : std::vector<std::vector<double>>();
   const bool one = found.size() == 1;
   nlohmann::json json = one ? results[0] : nlohmann::json{{"schema", "lsaq.importance_set/1"}, {"model", model.config.name}, {"results", results}};
-  if (comparable(shown)) {
+  if (compared) {
     std::vector<std::string> names;
     for (const Shown& result : shown) names.push_back(result.name);
-    json["spearman"] = {{"names", names}, {"matrix", correlations_of(shown)}};
+    json["spearman"] = {{"names", names}, {"matrix", correlations}};
   }
   if (!options.output.empty()) write_json(options.output, json);
   if (!options.plot.empty()) draw_scores(options, model.config.name, shown);
-  if (!options.ranks.empty()) draw_rank_map(options.ranks, "Ranks of layers, " + model.config.name, orders_of(shown), correlations_of(shown));
+  if (!options.ranks.empty()) draw_rank_map(options.ranks, "Ranks of layers, " + model.config.name, orders, correlations);
 
   if (global.json) {
     for (std::size_t i = 0; i < found.size(); ++i) {
@@ -179,14 +184,11 @@ void importance(const Options& options, const Global& global) {
     const lsaq::Importance& importance = found[i].importance;
     text += lsaq::importance_chart(importance);
     if (found[i].top_k != 0 && shown[i].name != importance.metric) text += "token sets of " + std::to_string(found[i].top_k) + "\n";
-    const std::vector<std::size_t> order = importance.order();
-    std::string quarter;
-    for (std::size_t l = 0; l < lsaq::quarter_of(order.size()); ++l) quarter += (l == 0 ? "" : ", ") + std::to_string(order[l]);
-    text += lsaq::wrap("least important quarter: " + quarter, 2) + "\n";
-    if (const auto confidence = lsaq::order_confidence(importance.window_scores, order.size())) text += confidence_text(*confidence);
+    text += lsaq::wrap("least important quarter: " + lsaq::format_quarter(importance.order()), 2) + "\n";
+    if (confidences[i]) text += confidence_text(*confidences[i]);
     text += "\n";
   }
-  if (comparable(shown)) text += lsaq::importance_comparison(orders_of(shown), correlations_of(shown)) + "\n";
+  if (compared) text += lsaq::importance_comparison(orders, correlations) + "\n";
   if (options.show_tokens) text += words_table(sets, Tokens(model.source));
   print_text(text);
   double seconds = 0;

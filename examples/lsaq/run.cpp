@@ -1,5 +1,6 @@
 // lsaq run: the main job in one go. Importance, device, plan, quantize, deploy, generate, and a report of what it cost and saved.
 #include "deployed_model.hpp"
+#include "number_option.hpp"
 #include "planning.hpp"
 #include "sampler.hpp"
 #include "tokens.hpp"
@@ -104,7 +105,6 @@ lsaq::Device choose(const BudgetOptions& options) {
 double rate(std::size_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 
 void run(Options options, const Global& global) {
-  if (!std::isfinite(options.temperature)) lsaq::fail<lsaq::InvalidArgument>("--temperature: a finite number is wanted");
   const Model model(options.model);
   options.context = context_of(model.config, options.wanted_context, 256);
   const Tokens tokens(model.source);
@@ -138,8 +138,9 @@ void run(Options options, const Global& global) {
       found = Detected{read_importance(options.budget.importance_file, model.config.layers), true, 0};
     if (!global.json)
       note(lsaq::importance_chart(found->importance) +
-           (options.budget.importance_file.empty() ? found->cached ? "importance: from the cache\n" : fmt::format("importance: measured in {:.1f} s\n", found->seconds)
-                                                     : "importance: from " + lsaq::printable(options.budget.importance_file) + "\n"));
+           (options.budget.importance_file.empty()
+                ? found->cached ? "importance: from the cache\n" : fmt::format("importance: measured in {:.1f} s\n", found->seconds)
+                : "importance: from " + lsaq::printable(options.budget.importance_file) + "\n"));
     release_freed_memory();
     chosen = choose(options.budget); // measuring took a while: look again
     plan = make_plan(found->importance, model.config, make_budget(options.budget, model.config, chosen.free_bytes, options.context), options.context);
@@ -208,7 +209,7 @@ void add_run(CLI::App& app, Global& global) {
   verb->add_flag("--raw", options->raw, "Continue the prompt as it is, without the model's chat template");
   verb->add_option("--tokens", options->tokens, "Most tokens to generate (default: to the end of the context)")->check(CLI::Range(1, 1 << 30));
   verb->add_option("--context", options->wanted_context, "Positions for prompt and answer (default: 256)")->check(CLI::Range(2, 1 << 30));
-  verb->add_option("--temperature", options->temperature, "0 takes the likeliest token")->capture_default_str()->check(CLI::Range(0.0, 100.0));
+  verb->add_option("--temperature", options->temperature, "0 takes the likeliest token")->capture_default_str()->check(number_between(0, 100));
   verb->add_option("--seed", options->seed, "Seed of the drawing at a temperature")->capture_default_str()->check(CLI::NonNegativeNumber);
   add_budget_options(*verb, options->budget);
   verb->add_option("--plan", options->plan_file, "Deploy this plan instead of making one");

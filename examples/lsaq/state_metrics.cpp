@@ -6,6 +6,8 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <numeric>
 #include <variant>
 
 namespace command {
@@ -21,16 +23,6 @@ struct Positions {
   bool all = false;
 };
 
-/// `count` different numbers below n, ascending: the same on every machine.
-std::vector<std::size_t> sample(std::size_t n, std::size_t count, std::mt19937_64& random) {
-  std::vector<std::size_t> numbers(n);
-  std::iota(numbers.begin(), numbers.end(), std::size_t{0});
-  for (std::size_t i = 0; i < count; ++i) std::swap(numbers[i], numbers[i + random() % (n - i)]);
-  numbers.resize(count);
-  std::sort(numbers.begin(), numbers.end());
-  return numbers;
-}
-
 Positions choose_positions(const Windows& windows, const DetectOptions& options, std::mt19937_64& random) {
   Positions chosen;
   chosen.all = options.positions == "all";
@@ -42,7 +34,8 @@ Positions choose_positions(const Windows& windows, const DetectOptions& options,
       rows.resize(window.size());
       std::iota(rows.begin(), rows.end(), std::size_t{0});
     } else if (samples != 0) {
-      rows = sample(window.size(), samples, random);
+      rows = draw(window.size(), samples, random);
+      std::sort(rows.begin(), rows.end());
       if (options.first_position > 0 && rows.front() != 0) rows.insert(rows.begin(), 0);
     }
     for (std::size_t row : rows) chosen.rows.push_back(first + row);
@@ -93,6 +86,11 @@ private:
   std::vector<float> gain_, rows_;
 };
 
+/// What states are projected on.
+lsaq::MatrixView projection_of(const llama::OuterWeights& outer, const DetectOptions& options) {
+  return options.head == "output" ? outer.head() : outer.embedding.view();
+}
+
 /// windows x layers of one of a sweep's results.
 std::vector<double> result_of(std::span<const double> scores, std::size_t results, std::size_t result) {
   std::vector<double> one;
@@ -107,7 +105,7 @@ std::vector<MetricScores> measure_states(const Model& model, const llama::Weight
                                          const std::string& key, std::mt19937_64& random) {
   const std::size_t layers = model.config.layers;
   const Positions positions = choose_positions(windows, options, random);
-  const lsaq::MatrixView projection = options.head == "output" ? outer.head() : outer.embedding.view();
+  const lsaq::MatrixView projection = projection_of(outer, options);
   std::vector<Sweep> sweeps;
   std::vector<std::size_t> sweep_of(requests.size());
   lsaq::ImportanceMetric<lsaq::WeightOutliers> outliers(layers, {.sigmas = options.sigmas, .more_is_important = options.outliers == "more"});
@@ -179,6 +177,25 @@ std::vector<MetricScores> measure_states(const Model& model, const llama::Weight
           sweeps[sweep_of[i]]);
   }
   return scores;
+}
+
+TokenSets token_sets_of(const Model& model, const Device& device, const Windows& one, const DetectOptions& options) {
+  const llama::WeightLoader loader = llama::WeightLoader(model.source, model.config, device.executor()).keep_as_stored();
+  const llama::OuterWeights outer = loader.outer(device);
+  const Positions last{.rows = {one.front().size() - 1}, .per_window = {1}};
+  StateView view(model, outer, device, last, options.norm == "final");
+  llama::LayerwisePass<Device> pass(model.config, loader, outer, device, one);
+  TokenSets sets;
+  const auto project = [&] {
+    std::vector<lsaq::ScoredToken>& set = sets.emplace_back(*std::max_element(options.top_k.begin(), options.top_k.end()));
+    device.top_tokens(view(pass.states()), projection_of(outer, options), set.size(), set);
+  };
+  project();
+  while (!pass.complete()) {
+    pass.run_layer([](std::size_t, const llama::LayerWeights&) { check_interrupt(); }, [](std::size_t) {});
+    project();
+  }
+  return sets;
 }
 
 } // namespace command

@@ -24,4 +24,7 @@ std::vector<MetricScores> measure_states(const Model& model, const lsaq::llama::
                                          const Device& device, const Windows& windows, const DetectOptions& options, const std::vector<MetricRequest>& requests,
                                          const std::string& key, std::mt19937_64& random);
 
+/// The largest token sets asked for, of the only window's last state at every boundary.
+TokenSets token_sets_of(const Model& model, const Device& device, const Windows& one, const DetectOptions& options);
+
 } // namespace command

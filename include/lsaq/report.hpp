@@ -3,6 +3,7 @@
 
 #include <lsaq/error.hpp>
 #include <lsaq/importance/layer_importance.hpp>
+#include <lsaq/importance/order_confidence.hpp>
 #include <lsaq/planning/plan.hpp>
 #include <lsaq/types.hpp>
 
@@ -110,8 +111,14 @@ inline std::string wrap(std::string_view text, std::size_t indent, std::size_t w
   return out;
 }
 
-/// How many layers are the least important quarter of `layers`, rounded up as planned_sets() does.
-constexpr std::size_t quarter_of(std::size_t layers) noexcept { return (layers + 3) / 4; }
+/// How many layers are the least important quarter of `layers`.
+constexpr std::size_t quarter_of(std::size_t layers) noexcept { return planned_sets(layers)[0]; }
+
+/// "3, 7, 5": layers in the order given.
+inline std::string format_layers(std::span<const std::size_t> layers) { return fmt::format("{}", fmt::join(layers, ", ")); }
+
+/// The least important quarter of an order, least important first.
+inline std::string format_quarter(const std::vector<std::size_t>& order) { return format_layers(std::span(order).first(quarter_of(order.size()))); }
 
 namespace detail {
 
@@ -157,14 +164,12 @@ inline std::string importance_comparison(std::span<const NamedOrder> orders, con
   const std::size_t layers = orders[0].layers.size(), indent = 4 + width + 2;
   std::string text = fmt::format("Least important quarter of {} layers, least important first\n", layers);
   for (std::size_t i = 0; i < orders.size(); ++i) {
-    std::string quarter;
-    for (std::size_t l = 0; l < std::min(quarter_of(layers), layers); ++l) quarter += (l == 0 ? "" : ", ") + std::to_string(orders[i].layers[l]);
     text += fmt::format("{:3} ", i + 1);
     if (detail::columns_of(orders[i].name) <= width)
       text += detail::in_columns(orders[i].name, width) + "  ";
     else // above its numbers
       text += detail::cut_to(orders[i].name, 76) + "\n" + std::string(indent, ' ');
-    text += wrap(quarter, indent) + "\n";
+    text += wrap(format_quarter(orders[i].layers), indent) + "\n";
   }
 
   text += "\nRank correlation (Spearman)\n";

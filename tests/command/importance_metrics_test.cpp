@@ -140,6 +140,31 @@ TEST_F(ImportanceMetrics, SamplesPositions) {
     refusal(wrong_usage, {"importance", model(), "--token-ids", ids, "--positions", wrong}, {"--positions", wrong, "last, all", "sampled:N"});
 }
 
+/// With a weight of its own, the first position comes on top of the mean of the others, sampled or not.
+TEST_F(ImportanceMetrics, FirstPositionHasItsWeight) {
+  const std::size_t length = 6;
+  const json window = json::parse(make_files::content_of(token_ids(1, length)))[0];
+  const std::string whole = write("whole.json", json{window}.dump()), first = write("first.json", json{{window[0]}}.dump());
+  const Words metrics = {"--metric", "jaccard,cosine", "--top-k", "9"};
+  const auto scores = [&](const std::string& ids, const Words& options, std::size_t metric) {
+    return numbers(importance(ids, metrics + options).at("results")[metric].at("scores"));
+  };
+  for (const std::size_t m : {0, 1}) {
+    const std::vector<double> alone = scores(first, {}, m), mean = scores(whole, {"--positions", "all"}, m);
+    const std::vector<double> weighted = scores(whole, {"--positions", "all", "--first-position", "0.25"}, m);
+    const std::vector<double> sampled = scores(whole, {"--positions", "sampled:1", "--seed", "3"}, m);
+    const std::vector<double> with_first = scores(whole, {"--positions", "sampled:1", "--seed", "3", "--first-position", "2"}, m);
+    for (std::size_t l = 0; l < 4; ++l) {
+      const double others = (mean[l] * length - alone[l]) / (length - 1);
+      EXPECT_NEAR(weighted[l], others + 0.25 * alone[l], 1e-6);
+      EXPECT_NEAR(with_first[l], sampled[l] + 2 * alone[l], 1e-6);
+    }
+  }
+  const Words call = {"importance", model(), "--token-ids", whole};
+  refusal(wrong_usage, call + Words{"--first-position", "0.5"}, {"--first-position", "--positions last", "sampled:8"});
+  for (const char* wrong : {"-1", "x", "nan"}) refusal(wrong_usage, call + Words{"--positions", "all", "--first-position", wrong}, {"--first-position", wrong});
+}
+
 TEST_F(ImportanceMetrics, SeedsDrawWindows) {
   const Words call = {"importance", model(), "--text", text(620), "--window-length", "30", "--metric", "cosine"};
   const auto scores = [&](const Words& options) { return run_json(call + options).at("window_scores"); };
@@ -241,9 +266,11 @@ TEST_F(ImportanceMetrics, RefusesWhatIsNotThere) {
   for (const char* metric : {"jaccard", "ranked", "joint"})
     refusal(wrong_usage, call + Words{"--metric", metric, "--top-k", "5,266"}, {"--top-k 266", "vocabulary", "265"}, {.cache = false});
   for (const char* bits : {"1", "9", "x"}) refusal(wrong_usage, call + Words{"--metric", "error", "--error-bits", bits}, {"--error-bits", bits});
-  for (const char* sigmas : {"-1", "x"}) refusal(wrong_usage, call + Words{"--metric", "outlier", "--sigmas", sigmas}, {"--sigmas", sigmas});
+  for (const char* sigmas : {"-1", "x", "nan"}) refusal(wrong_usage, call + Words{"--metric", "outlier", "--sigmas", sigmas}, {"--sigmas", sigmas});
   refusal(wrong_usage, call + Words{"--metric", "outlier", "--outlier-direction", "both"}, {"--outlier-direction", "both", "more", "fewer"});
   for (const char* metric : {"error", "error-nll"}) refusal(wrong_usage, call + Words{"--metric", metric, "--window-length", "1"}, {"at least 2 tokens"});
+  for (const char* option : {"--windows", "--window-length"}) // a file has the windows it has
+    refusal(wrong_usage, call + Words{"--token-ids", "ids.json", option, "2"}, {option, "--token-ids"});
   EXPECT_EQ(results_kept(), 0u);
 }
 

@@ -292,7 +292,7 @@ inline double overlap(std::span<const double> a, std::span<const double> b, std:
 }
 
 /// Sizes of the three sets for a model of `layers` layers.
-inline PlannedSets planned_sets(std::size_t layers) { return {(layers + 3) / 4, (layers + 1) / 2, (3 * layers + 3) / 4}; }
+constexpr PlannedSets planned_sets(std::size_t layers) noexcept { return {(layers + 3) / 4, (layers + 1) / 2, (3 * layers + 3) / 4}; }
 
 /// Confidence in the order of the mean scores of `window_scores` (windows x layers, row-major); nothing for fewer than two windows.
 ///

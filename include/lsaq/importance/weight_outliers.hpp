@@ -31,7 +31,7 @@ struct WeightOutliers {
     const double limit = options.sigmas * std::sqrt(std::max(0.0, squares / count - mean * mean));
     double far = 0;
     for_each_weight(linears, [&](double value) { far += std::abs(value - mean) > limit; });
-    return options.more_is_important ? far / count : -far / count;
+    return (options.more_is_important ? far : 0 - far) / count; // none is 0, not -0
   }
 
 private:

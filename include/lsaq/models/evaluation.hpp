@@ -44,6 +44,14 @@ struct WindowScore {
   std::size_t agreements = 0; ///< predictions whose likeliest token is the reference's
   std::size_t tokens = 0;     ///< tokens scored
 
+  WindowScore& operator+=(const WindowScore& other) noexcept {
+    nll += other.nll;
+    kl += other.kl;
+    agreements += other.agreements;
+    tokens += other.tokens;
+    return *this;
+  }
+
   friend bool operator==(const WindowScore&, const WindowScore&) = default;
 };
 

@@ -63,12 +63,7 @@ public:
 
   /// Final norm and output head: states rows x hidden to logits rows x vocabulary, at most prefill_block rows.
   void project(MatrixView states, MutableMatrixView logits) const noexcept {
-    rms_norm(*config_, device_.kernels(), weights_->outer.final_norm, static_cast<const float*>(states.data), states.rows, workspace_.gain,
-             workspace_.normed.data());
-    const Status status = device_.matmul(weights_->outer.head(), MatrixView(workspace_.normed.data(), states.rows, config_->hidden), logits,
-                                         std::as_writable_bytes(workspace_.product));
-    LSAQ_ASSERT(status == Status::ok);
-    (void)status;
+    llama::project(*config_, weights_->outer, device_, states, workspace_.gain, workspace_.normed, logits, std::as_writable_bytes(workspace_.product));
   }
 
 private:

@@ -163,6 +163,17 @@ void run_layer(const Config& config, const LayerWeights& weights, const Device& 
   add_to_residual();
 }
 
+/// Final norm and output head: states (FP32, rows x hidden) to logits (rows x vocabulary). `gain` holds hidden floats, `normed` rows x hidden, `workspace` is
+/// the head's product's.
+template <backend Device>
+void project(const Config& config, const OuterWeights& outer, const Device& device, MatrixView states, std::span<float> gain, std::span<float> normed,
+             MutableMatrixView logits, std::span<std::byte> workspace) noexcept {
+  rms_norm(config, device.kernels(), outer.final_norm, static_cast<const float*>(states.data), states.rows, gain, normed.data());
+  const Status status = device.matmul(outer.head(), MatrixView(normed.data(), states.rows, config.hidden), logits, workspace);
+  LSAQ_ASSERT(status == Status::ok && "shapes come from one configuration");
+  (void)status;
+}
+
 /// Refuses token ids beyond the vocabulary. Throws InvalidArgument.
 inline void check_tokens(const Config& config, std::span<const TokenId> tokens) {
   for (TokenId token : tokens)

@@ -116,7 +116,8 @@ public:
       predictions.resize(count);
       for (std::size_t s = 0; s < streams; ++s) {
         std::vector<float>& logits = s == 0 ? reference_ : other_;
-        project(stream_of(s).subspan((target - 1) * config_.hidden, count * config_.hidden), count, logits);
+        project(config_, outer_, device_, MatrixView(stream_of(s).data() + (target - 1) * config_.hidden, count, config_.hidden), gain_, normed_,
+                MutableMatrixView(logits.data(), count, config_.vocabulary), workspace_);
         device_.executor().parallel_for(count, [&](std::size_t t) {
           const std::size_t first = t * config_.vocabulary;
           const std::span<const float> row = std::span<const float>(logits).subspan(first, config_.vocabulary);
@@ -128,27 +129,13 @@ public:
             predictions[t].compare(row, targets[t], each[t]);
           }
         });
-        for (std::size_t t = 0; t < count; ++t) {
-          scores[s].nll += each[t].nll;
-          scores[s].kl += each[t].kl;
-          scores[s].agreements += each[t].agreements;
-          scores[s].tokens += each[t].tokens;
-        }
+        for (std::size_t t = 0; t < count; ++t) scores[s] += each[t];
       }
     }
     return scores;
   }
 
 private:
-  /// Final norm and output head, as Decoder::project.
-  void project(std::span<const float> states, std::size_t count, std::vector<float>& logits) {
-    rms_norm(config_, device_.kernels(), outer_.final_norm, states.data(), count, gain_, normed_.data());
-    const Status status = device_.matmul(outer_.head(), MatrixView(normed_.data(), count, config_.hidden),
-                                         MutableMatrixView(logits.data(), count, config_.vocabulary), workspace_);
-    LSAQ_ASSERT(status == Status::ok && "shapes come from one configuration");
-    (void)status;
-  }
-
   const Config& config_;
   const OuterWeights& outer_;
   const Device& device_;
