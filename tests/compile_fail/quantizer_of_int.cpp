@@ -1,5 +1,5 @@
 // A granularity that is none.
-// expected-error: lsaq: Quantizer<Granularity, Bits>: Granularity must be PerChannel (docs/policies.md)
+// expected-error: lsaq: Quantizer<Granularity, Bits>: Granularity must be PerTensor, PerChannel or PerGroup<N> (docs/policies.md)
 #include <lsaq/quantization/quantizer.hpp>
 
 #ifdef WITH_ERROR

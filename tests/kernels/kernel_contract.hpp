@@ -178,7 +178,7 @@ inline void quantizes_by_the_rule(const CpuKernels& kernels) {
   const auto check = [&](const Exact<float>& in, float scale, unsigned bits) {
     const int limit = (1 << (bits - 1)) - 1, offset = limit + 1;
     const Exact<std::uint8_t> out(in.size(), 1);
-    kernels.quantize(in.data(), in.size(), scale, limit, offset, out.data());
+    kernels.quantize(in.data(), in.size(), scale, {-limit, limit, offset}, out.data());
     for (std::size_t i = 0; i < in.size(); ++i) {
       const float quotient = in[i] / scale;
       const int code = std::clamp(half_to_even(quotient), -limit, limit);

@@ -62,6 +62,7 @@ inline void quantizes_the_same(const CpuKernels& kernels) {
   for (unsigned bits = 2; bits <= 8; ++bits)
     for (int round = 0; round < 400; ++round) {
       const int limit = (1 << (bits - 1)) - 1;
+      const CodeBounds bounds{-limit - round % 2, limit, limit + 1}; // symmetric, full
       const std::size_t n = random() % 150;
       const float scale = std::ldexp(magnitudes(random), static_cast<int>(random() % 240) - 130); // subnormal ones too
       if (scale == 0) continue;
@@ -69,8 +70,8 @@ inline void quantizes_the_same(const CpuKernels& kernels) {
       for (float& value : in) value = scale * static_cast<float>(limit + 2) * std::uniform_real_distribution<float>(-1, 1)(random);
       if (n > 3) in[n / 2] = scale * 1.5f, in[n / 3] = -0.0f, in[n - 1] = std::numeric_limits<float>::denorm_min() * (scale > 1e-38f ? 1.0f : 0.0f);
       const Exact<std::uint8_t> a(n), b(n);
-      oracle().quantize(in.data(), n, scale, limit, limit + 1, a.data());
-      kernels.quantize(in.data(), n, scale, limit, limit + 1, b.data());
+      oracle().quantize(in.data(), n, scale, bounds, a.data());
+      kernels.quantize(in.data(), n, scale, bounds, b.data());
       ASSERT_TRUE(std::equal(a.begin(), a.end(), b.begin())) << n << " values, scale " << scale;
     }
 }

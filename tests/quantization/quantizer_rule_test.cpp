@@ -196,8 +196,8 @@ TEST(QuantizerRule, DividesAndDoesNotMultiplyByTheReciprocal) {
       float values[32]; // whole vectors and a tail
       std::uint8_t codes[33];
       std::fill(std::begin(values), std::end(values), value);
-      lsaq::kernels_of(isa).quantize(values, 32, s, 127, 128, codes);
-      lsaq::kernels_of(isa).quantize(values, 1, s, 127, 128, codes + 32);
+      lsaq::kernels_of(isa).quantize(values, 32, s, {-127, 127, 128}, codes);
+      lsaq::kernels_of(isa).quantize(values, 1, s, {-127, 127, 128}, codes + 32);
       ASSERT_THAT(codes, Each(by_division + 128)) << name_of(isa);
     }
   }

@@ -5,6 +5,7 @@
 #include <lsaq/importance/token_sets.hpp>
 #include <lsaq/kernels/cpu/panel_matmul.hpp>
 #include <lsaq/kernels/cpu/select.hpp>
+#include <lsaq/quantization/scale.hpp>
 #include <lsaq/resources/device.hpp>
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
@@ -40,19 +41,27 @@ public:
 
   /// y = x W^T for a packed W: x is tokens x W.columns (FP32), y is tokens x W.rows, both the caller's.
   ///
-  /// Codes are multiplied by FP32 activations and summed in FP32, the row's scale is applied once at the end. Allocates nothing; uses 42 KiB of stack a thread.
-  /// A workspace smaller than workspace_bytes() (or not aligned to four bytes) is left unused, which is slower for many tokens. The result does not depend on
-  /// the number of threads.
+  /// Codes are multiplied by FP32 activations and summed in FP32; the scale of a row or of the matrix is applied once at the end, scales of groups on the way.
+  /// Allocates nothing; uses 42 KiB of stack a thread. A workspace smaller than workspace_bytes() (or not aligned to four bytes) is left unused, which is
+  /// slower for many tokens. The result does not depend on the number of threads.
   Status matmul(PackedView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
     if (weights.bits < min_bits || weights.bits > max_bits) return Status::unsupported;
-    return multiply({weights.data, weights.row_bytes(), {.element = ElementType::f32, .bits = weights.bits}}, {weights.rows, weights.columns},
-                    weights.scale_data(), weights.scale_type, x, y, workspace);
+    WeightRows rows{weights.data, weights.row_bytes(), {.element = ElementType::f32, .bits = weights.bits}};
+    const MatrixShape shape{weights.rows, weights.columns};
+    if (weights.grouping.columns == 0)
+      return multiply(rows, shape, {weights.scale_data(), weights.scale_type, weights.grouping.whole_matrix ? 0u : 1u}, x, y, workspace);
+    if (weights.grouping.columns % group_multiple != 0) return Status::unsupported;
+    const ElementType type = weights.scale_type == ScaleType::f32   ? ElementType::f32
+                             : weights.scale_type == ScaleType::f16 ? ElementType::f16
+                                                                    : ElementType::bf16;
+    rows.groups = {weights.scale_data(), type, weights.grouping.columns, weights.grouping.scales_per_row(weights.columns)};
+    return multiply(rows, shape, {}, x, y, workspace);
   }
 
   /// y = x W^T for FP32, FP16, BF16 or Q8_0 weights, read in place.
   Status matmul(MatrixView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
-    return multiply({static_cast<const std::byte*>(weights.data), weights.row_bytes(), {.element = weights.type}}, {weights.rows, weights.columns}, nullptr,
-                    ScaleType::f32, x, y, workspace);
+    return multiply({static_cast<const std::byte*>(weights.data), weights.row_bytes(), {.element = weights.type}}, {weights.rows, weights.columns}, {}, x, y,
+                    workspace);
   }
 
   Status matmul(const PackedMatrix& weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
@@ -71,7 +80,14 @@ public:
   }
 
 private:
-  Status multiply(const WeightRows& weights, MatrixShape shape, const std::byte* scales, ScaleType scale_type, MatrixView x, MutableMatrixView y,
+  /// What products are multiplied by at the end: a scale for each row, or the same for all.
+  struct RowScales {
+    const std::byte* data = nullptr; ///< null: nothing
+    ScaleType type = ScaleType::f16;
+    std::size_t step = 1; ///< from one row's scale to the next
+  };
+
+  Status multiply(const WeightRows& weights, MatrixShape shape, RowScales scales, MatrixView x, MutableMatrixView y,
                   std::span<std::byte> workspace) const noexcept {
     if (x.type != ElementType::f32 || x.columns != shape.columns || y.columns != shape.rows || x.rows != y.rows) return Status::shape_mismatch;
     const auto* input = static_cast<const float*>(x.data);
@@ -90,13 +106,12 @@ private:
       const std::size_t first = panels * task / tasks * panel_rows;
       const std::size_t end = std::min(panels * (task + 1) / tasks * panel_rows, shape.rows);
       if (pack)
-        multiply_packed_tokens(*kernels_, {weights.row(first), weights.row_bytes, weights.format}, end - first, shape.columns, packed, x.rows, y.data + first,
-                               y.stride);
+        multiply_packed_tokens(*kernels_, weights.from(first), end - first, shape.columns, packed, x.rows, y.data + first, y.stride);
       else
         multiply_rows(*kernels_, weights, first, end - first, shape.columns, input, x.stride, x.rows, y.data + first, y.stride);
-      if (scales == nullptr) return;
+      if (scales.data == nullptr) return;
       for (std::size_t r = first; r < end; ++r) {
-        const float scale = load_scale(scales, scale_type, r);
+        const float scale = load_scale(scales.data, scales.type, r * scales.step);
         for (std::size_t t = 0; t < x.rows; ++t) y.row(t)[r] *= scale;
       }
     });

@@ -28,6 +28,10 @@ struct DeployOptions {
   ElementType unquantized = ElementType::f16; ///< what "not quantized" means: f16, bf16, or f32 for references
   bool round_to_f16_first = false;            ///< the source is itself quantized: its values are rounded to F16 before they are quantized again
   ScaleType scale = ScaleType::f16;
+  Grouping grouping = {};
+  CodeRange range = CodeRange::symmetric;
+
+  PackedFormat format() const noexcept { return {.bits = bits, .scale = scale, .grouping = grouping, .range = range}; }
 };
 
 /// Weights of one linear, ready for products. Move-only.
@@ -104,29 +108,41 @@ DeployedMatrix deploy_matrix(const Device& device, const std::string& tensor, Ma
   PackedMatrix packed;
   FloatMatrix floats;
   if (quantized)
-    packed = PackedMatrix(shape, options.bits, options.scale);
+    packed = PackedMatrix(shape, options.format());
   else
     floats = {AlignedBytes(shape.rows * shape.columns * size_of(options.unquantized)), shape, options.unquantized};
 
-  for (std::size_t first = 0; first < shape.rows; first += block_rows) {
-    const std::size_t count = std::min(block_rows, shape.rows - first);
-    const std::size_t values = count * shape.columns;
-    read(first, count, block.data());
-    const bool to_halves = quantized && options.round_to_f16_first;
-    if (to_halves || !quantized) {
-      std::byte* out = to_halves ? reinterpret_cast<std::byte*>(halves.data()) : floats.storage.data() + first * shape.columns * size_of(floats.type);
-      const ElementType type = to_halves ? ElementType::f16 : floats.type;
-      if (const std::size_t bad = narrow(block.data(), values, type, out, kernels); bad != values)
-        fail<BadInput>("tensor " + tensor + ", row " + std::to_string(first + bad / shape.columns) + ", column " + std::to_string(bad % shape.columns) +
-                       ": weight " + std::to_string(block[bad]) + " is not finite in " + std::string(name_of(type)));
+  const auto refuse = [&](QuantizationFault fault, std::size_t first) {
+    fault.row += first;
+    fail<BadInput>(message_of(fault, tensor, options.scale));
+  };
+  const bool to_halves = quantized && options.round_to_f16_first;
+  const auto each_block = [&](auto&& act) { // act(first row, rows as they are quantized)
+    for (std::size_t first = 0; first < shape.rows; first += block_rows) {
+      const std::size_t count = std::min(block_rows, shape.rows - first);
+      const std::size_t values = count * shape.columns;
+      read(first, count, block.data());
+      if (to_halves || !quantized) {
+        std::byte* out = to_halves ? reinterpret_cast<std::byte*>(halves.data()) : floats.storage.data() + first * shape.columns * size_of(floats.type);
+        const ElementType type = to_halves ? ElementType::f16 : floats.type;
+        if (const std::size_t bad = narrow(block.data(), values, type, out, kernels); bad != values)
+          fail<BadInput>("tensor " + tensor + ", row " + std::to_string(first + bad / shape.columns) + ", column " + std::to_string(bad % shape.columns) +
+                         ": weight " + std::to_string(block[bad]) + " is not finite in " + std::string(name_of(type)));
+      }
+      act(first, to_halves ? MatrixView(halves.data(), count, shape.columns) : MatrixView(block.data(), count, shape.columns));
     }
-    if (!quantized) continue;
-    const MatrixView source = to_halves ? MatrixView(halves.data(), count, shape.columns) : MatrixView(block.data(), count, shape.columns);
-    if (QuantizationFault fault = quantize_rows<PerChannel>(source, first, shape, options.bits, options.scale, packed.storage(), executor, kernels)) {
-      fault.row += first;
-      fail<BadInput>(message_of(fault, tensor, options.scale));
-    }
+  };
+  std::optional<WeightRange> range;
+  if (quantized && options.grouping.whole_matrix) { // its scale is known after all blocks were seen
+    range.emplace();
+    each_block([&](std::size_t first, MatrixView source) {
+      if (const QuantizationFault fault = find_range(source, *range, kernels)) refuse(fault, first);
+    });
   }
+  each_block([&](std::size_t first, MatrixView source) {
+    if (!quantized) return;
+    if (const QuantizationFault fault = quantize_rows(source, first, shape, options.format(), packed.storage(), executor, kernels, range)) refuse(fault, first);
+  });
   if (quantized) return DeployedMatrix(device.prepare(std::move(packed)));
   return DeployedMatrix(std::move(floats));
 }

@@ -4,7 +4,7 @@
 //
 //   rows x row_bytes   codes: code + 2^(bits-1) as an unsigned number of `bits` bits, first column in the lowest bits, little-endian;
 //                      each row padded to a multiple of 4 bytes with code 0
-//   rows x scale size  one scale a row (F16, BF16 or F32)
+//   scales             F16, BF16 or F32: one a row; or rows x groups of columns, row by row; or a single one
 //
 //   bits = 8:  byte c = code of column c + 128
 //   bits = 4:  byte c = (code of column 2c + 8) | (code of column 2c+1 + 8) << 4
@@ -12,6 +12,7 @@
 
 #include <lsaq/error.hpp>
 #include <lsaq/half.hpp>
+#include <lsaq/quantization/granularity.hpp>
 #include <lsaq/types.hpp>
 
 #include <concepts>
@@ -43,6 +44,30 @@ inline constexpr ScaleType scale_type_of = std::same_as<S, f16>    ? ScaleType::
 inline constexpr unsigned min_bits = 2;
 inline constexpr unsigned max_bits = 8;
 
+/// Which codes rounding may choose; the bytes are laid out the same.
+enum class CodeRange : std::uint8_t {
+  symmetric, ///< -Q .. Q with Q = 2^(bits-1) - 1 (LSAQ, Eq. 4)
+  full       ///< -(Q+1) .. Q: one code more
+};
+
+constexpr std::string_view name_of(CodeRange range) noexcept { return range == CodeRange::full ? "full" : "symmetric"; }
+
+/// The largest code: 127 for 8 bits, 7 for 4 bits.
+constexpr int code_limit(unsigned bits) noexcept { return (1 << (bits - 1)) - 1; }
+
+/// How a matrix is quantized: the width of its codes, what a scale is stored as, which codes share one, and which codes there are.
+struct PackedFormat {
+  unsigned bits = 0; ///< 2 .. 8
+  ScaleType scale = ScaleType::f16;
+  Grouping grouping = {};
+  CodeRange range = CodeRange::symmetric;
+
+  constexpr int lowest_code() const noexcept { return -code_limit(bits) - (range == CodeRange::full ? 1 : 0); }
+  constexpr int highest_code() const noexcept { return code_limit(bits); }
+
+  friend constexpr bool operator==(const PackedFormat&, const PackedFormat&) = default;
+};
+
 /// Bytes of one packed row: the codes' bits, rounded up to whole 32-bit words.
 constexpr std::size_t packed_row_bytes(std::size_t columns, unsigned bits) noexcept { return (columns * bits + 31) / 32 * 4; }
 
@@ -53,10 +78,11 @@ struct MatrixShape {
   friend constexpr bool operator==(MatrixShape, MatrixShape) = default;
 };
 
-/// Bytes of a packed matrix: codes, row padding and one scale a row.
-constexpr Bytes packed_bytes(MatrixShape shape, unsigned bits, ScaleType scale = ScaleType::f16) noexcept {
-  return Bytes{shape.rows} * (packed_row_bytes(shape.columns, bits) + size_of(scale));
+/// Bytes of a packed matrix: codes, row padding and scales.
+constexpr Bytes packed_bytes(MatrixShape shape, unsigned bits, ScaleType scale = ScaleType::f16, Grouping grouping = {}) noexcept {
+  return Bytes{shape.rows} * packed_row_bytes(shape.columns, bits) + Bytes{grouping.scales(shape.rows, shape.columns)} * size_of(scale);
 }
+constexpr Bytes packed_bytes(MatrixShape shape, const PackedFormat& format) noexcept { return packed_bytes(shape, format.bits, format.scale, format.grouping); }
 
 /// A packed matrix in memory that somebody else owns; trivially copyable.
 struct PackedView {
@@ -65,11 +91,17 @@ struct PackedView {
   std::size_t columns = 0;
   unsigned bits = 0;
   ScaleType scale_type = ScaleType::f16;
+  Grouping grouping = {};
 
   [[gnu::always_inline]] constexpr std::size_t row_bytes() const noexcept { return packed_row_bytes(columns, bits); }
-  [[gnu::always_inline]] constexpr Bytes bytes() const noexcept { return packed_bytes({rows, columns}, bits, scale_type); }
+  [[gnu::always_inline]] constexpr Bytes bytes() const noexcept { return packed_bytes({rows, columns}, bits, scale_type, grouping); }
   [[gnu::always_inline]] const std::byte* codes(std::size_t row) const noexcept { return data + row * row_bytes(); }
   [[gnu::always_inline]] const std::byte* scale_data() const noexcept { return data + rows * row_bytes(); }
+  /// Number of the scale of a code in scale_data().
+  [[gnu::always_inline]] constexpr std::size_t scale_index(std::size_t row, std::size_t column) const noexcept {
+    if (grouping.whole_matrix) return 0;
+    return grouping.columns == 0 ? row : row * grouping.scales_per_row(columns) + column / grouping.columns;
+  }
 };
 
 /// An owned block of bytes, aligned for vector loads, not initialized. Move-only; its size is exactly what was asked for.
@@ -97,43 +129,37 @@ private:
   std::size_t size_ = 0;
 };
 
-/// A quantized matrix that owns its bytes; move-only. Bits and scale type are data, so engines need no templates to hold one.
+/// A quantized matrix that owns its bytes; move-only. Bits, scale type and grouping are data, so engines need no templates to hold one.
 class PackedMatrix {
 public:
   PackedMatrix() = default;
 
   /// Room for rows x columns codes of `bits` bits, not initialized. Throws std::bad_alloc.
-  PackedMatrix(MatrixShape shape, unsigned bits, ScaleType scale_type)
-      : storage_(static_cast<std::size_t>(packed_bytes(shape, bits, scale_type))), shape_(shape), bits_(bits), scale_type_(scale_type) {}
+  PackedMatrix(MatrixShape shape, unsigned bits, ScaleType scale_type, Grouping grouping = {})
+      : storage_(static_cast<std::size_t>(packed_bytes(shape, bits, scale_type, grouping))), shape_(shape), bits_(bits), scale_type_(scale_type),
+        grouping_(grouping) {}
+  PackedMatrix(MatrixShape shape, const PackedFormat& format) : PackedMatrix(shape, format.bits, format.scale, format.grouping) {}
 
   [[gnu::always_inline]] std::size_t rows() const noexcept { return shape_.rows; }
   [[gnu::always_inline]] std::size_t columns() const noexcept { return shape_.columns; }
   [[gnu::always_inline]] unsigned bits() const noexcept { return bits_; }
   [[gnu::always_inline]] ScaleType scale_type() const noexcept { return scale_type_; }
+  [[gnu::always_inline]] Grouping grouping() const noexcept { return grouping_; }
   [[gnu::always_inline]] Bytes bytes() const noexcept { return storage_.size(); }
   [[gnu::always_inline]] std::span<std::byte> storage() noexcept { return storage_.span(); }
-  [[gnu::always_inline]] PackedView view() const noexcept { return {storage_.data(), shape_.rows, shape_.columns, bits_, scale_type_}; }
+  [[gnu::always_inline]] PackedView view() const noexcept { return {storage_.data(), shape_.rows, shape_.columns, bits_, scale_type_, grouping_}; }
 
 private:
   AlignedBytes storage_;
   MatrixShape shape_;
   unsigned bits_ = 0;
   ScaleType scale_type_ = ScaleType::f16;
+  Grouping grouping_ = {};
 };
 
 } // namespace lsaq::inline v0
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
-
-/// Scale number `index` of an array of scales, widened to FP32.
-inline float load_scale(const std::byte* scales, ScaleType type, std::size_t index) noexcept {
-  switch (type) {
-  case ScaleType::f16: return load_element(scales, ElementType::f16, index);
-  case ScaleType::bf16: return load_element(scales, ElementType::bf16, index);
-  case ScaleType::f32: break;
-  }
-  return load_element(scales, ElementType::f32, index);
-}
 
 /// Writes n unsigned codes of `bits` bits in canonical order, and pads the row to whole 32-bit words with `padding`.
 inline void pack_codes(const std::uint8_t* codes, std::size_t n, unsigned bits, std::uint8_t padding, std::byte* row) noexcept {

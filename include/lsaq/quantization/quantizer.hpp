@@ -1,20 +1,22 @@
-// Weights to codes and scales: Quantizer<Granularity, Bits> and its run-time twins.
+// Weights to codes and scales by nearest rounding: Quantizer<Granularity, Bits> and its run-time twins.
 //
-// Per channel (LSAQ, Eq. 4), for every row W_r: s = max|W_r| / Q with Q = 2^(bits-1) - 1, code = round(W / s). What Eq. 4 leaves open is decided so:
+// Per channel (LSAQ, Eq. 4), for every row W_r: s = max|W_r| / Q with Q = 2^(bits-1) - 1, code = round(W / s). Per tensor and per group likewise, over the
+// weights that share a scale. What Eq. 4 leaves open is decided so:
 //   - elements are widened to FP32, all arithmetic is FP32 with true division, rounding is half to even, codes are clamped to -Q .. Q
 //   - the scale is rounded to its stored type first and codes are chosen from the stored scale; a scale that would be subnormal in F16 is rounded up
-//   - a zero row has scale +0 and codes 0; NaN, infinity and a scale beyond its type are refused with row and column
+//   - weights that are all zero have scale +0 and codes 0; NaN, infinity and a scale beyond its type are refused with row and column
+//   - with the full range, codes -(Q+1) .. Q, s is the smallest scale that clips no weight
 // The result does not depend on the number of threads, the instruction set or the host's floating-point mode.
 #pragma once
 
 #include <lsaq/executor.hpp>
 #include <lsaq/kernels/cpu/select.hpp>
 #include <lsaq/quantization/float_environment.hpp>
-#include <lsaq/quantization/granularity.hpp>
-#include <lsaq/quantization/packed_matrix.hpp>
+#include <lsaq/quantization/scale.hpp>
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 
 namespace lsaq::inline v0 {
 
@@ -23,7 +25,7 @@ struct QuantizationFault {
   enum class Kind : std::uint8_t { none, not_finite, scale_overflow };
   Kind kind = Kind::none;
   std::size_t row = 0;
-  std::size_t column = 0; ///< first element that is not finite, or the largest one
+  std::size_t column = 0; ///< first element that is not finite, or the one the scale is too large for
   float value = 0;        ///< that element
 
   explicit operator bool() const noexcept { return kind != Kind::none; }
@@ -43,139 +45,221 @@ inline std::string message_of(const QuantizationFault& fault, std::string_view t
          "; use F32 scales or leave this layer unquantized";
 }
 
-/// The largest code of a symmetric grid: 127 for 8 bits, 7 for 4 bits.
-constexpr int code_limit(unsigned bits) noexcept { return (1 << (bits - 1)) - 1; }
-
-/// max|W_r| / Q as it is stored; infinity if beyond the type's range. Runs in the default floating-point environment.
-inline float stored_scale(float max_magnitude, unsigned bits, ScaleType type) noexcept {
-  const float scale = scalar::divide(max_magnitude, static_cast<float>(code_limit(bits)));
-  if (type == ScaleType::f32) return scale;
-  if (type == ScaleType::bf16) return to_float(to_bf16(scale));
-  constexpr float smallest_normal = 0x1p-14f;
-  if (scale >= smallest_normal || scale == 0) return to_float(to_f16(scale));
-  // Subnormal: rounded up to the next multiple of 2^-24, so that the row's maximum stays within the codes. Both products are exact.
-  const float steps = scale * 0x1p24f;
-  const auto whole = static_cast<std::uint32_t>(steps);
-  return static_cast<float>(whole + (static_cast<float>(whole) < steps ? 1u : 0u)) * 0x1p-24f;
-}
-
-inline void store_scale(float scale, ScaleType type, std::byte* scales, std::size_t index) noexcept {
-  if (type == ScaleType::f32) {
-    std::memcpy(scales + 4 * index, &scale, sizeof scale);
-    return;
-  }
-  const std::uint16_t bits = type == ScaleType::f16 ? to_f16(scale).bits : to_bf16(scale).bits; // exact: the value was rounded to the type before
-  std::memcpy(scales + 2 * index, &bits, sizeof bits);
+/// Refuses widths and groups that no packed matrix has. Throws InvalidArgument.
+inline void check_format(const PackedFormat& format) {
+  if (format.bits < min_bits || format.bits > max_bits)
+    fail<InvalidArgument>("can't quantize to " + std::to_string(format.bits) + " bits: 2 to 8 are possible");
+  if (format.grouping.columns % group_multiple != 0)
+    fail<InvalidArgument>("can't quantize in groups of " + std::to_string(format.grouping.columns) + " columns: multiples of 32 are possible");
 }
 
 namespace detail {
 
 inline constexpr std::size_t quantize_chunk = 512; // a multiple of 32 columns, so chunks of any bit width end on a whole word
 
-/// Quantizes one row of `view` into row `target_row` of a packed matrix.
-inline QuantizationFault quantize_row(const CpuKernels& kernels, MatrixView view, std::size_t row, unsigned bits, ScaleType type, std::byte* codes,
-                                      std::byte* scales, std::size_t target_row) noexcept {
+/// Calls act(first column, values, count) for chunks of a row's columns [first, end), widened.
+template <class Act> void for_each_chunk(const CpuKernels& kernels, MatrixView view, std::size_t row, std::size_t first, std::size_t end, Act&& act) noexcept {
   float values[quantize_chunk];
-  std::uint8_t unpacked[quantize_chunk];
-  const std::byte* source = view.row(row);
+  for (; first < end; first += quantize_chunk) {
+    const std::size_t count = std::min(quantize_chunk, end - first);
+    kernels.widen(view.row(row) + bytes_of(view.type, first), view.type, count, values);
+    act(first, values, count);
+  }
+}
+
+/// What decides a scale: the range of weights, or that one of them is not finite.
+struct ScaledRange {
+  WeightRange range = {};
+  bool finite = true;
+};
+
+/// The range of columns [first, end) of a row; of symmetric codes only the larger magnitude, as both ends.
+inline ScaledRange range_of(const CpuKernels& kernels, MatrixView view, std::size_t row, std::size_t first, std::size_t end, CodeRange codes) noexcept {
   std::uint32_t largest = 0;
-  for (std::size_t first = 0; first < view.columns; first += quantize_chunk) {
-    const std::size_t count = std::min(quantize_chunk, view.columns - first);
-    kernels.widen(source + bytes_of(view.type, first), view.type, count, values);
+  WeightRange range;
+  for_each_chunk(kernels, view, row, first, end, [&](std::size_t, const float* values, std::size_t count) {
     largest = std::max(largest, kernels.magnitude_bits(values, count));
-  }
-  const bool finite = largest < 0x7f800000u;
-  const float scale = finite ? stored_scale(std::bit_cast<float>(largest), bits, type) : 0;
-  if (!finite || (std::bit_cast<std::uint32_t>(scale) & 0x7fffffffu) >= 0x7f800000u) {
-    std::size_t column = 0;
-    while ((std::bit_cast<std::uint32_t>(load_element(source, view.type, column)) & 0x7fffffffu) < std::min(largest, 0x7f800000u)) ++column;
-    return {finite ? QuantizationFault::Kind::scale_overflow : QuantizationFault::Kind::not_finite, row, column, load_element(source, view.type, column)};
-  }
-  store_scale(scale, type, scales, target_row);
-  const int limit = code_limit(bits), offset = limit + 1;
-  for (std::size_t first = 0; first < view.columns; first += quantize_chunk) {
-    const std::size_t count = std::min(quantize_chunk, view.columns - first);
-    if (scale == 0) {
-      std::memset(unpacked, offset, count);
-    } else {
-      kernels.widen(source + bytes_of(view.type, first), view.type, count, values);
-      kernels.quantize(values, count, scale, limit, offset, unpacked);
-    }
-    pack_codes(unpacked, count, bits, static_cast<std::uint8_t>(offset), codes + first * bits / 8);
+    if (codes == CodeRange::symmetric) return;
+    for (std::size_t i = 0; i < count; ++i) range = {std::min(range.lowest, values[i]), std::max(range.highest, values[i])};
+  });
+  if (largest >= 0x7f800000u) return {{}, false};
+  const auto magnitude = std::bit_cast<float>(largest);
+  return {codes == CodeRange::symmetric ? WeightRange{-magnitude, magnitude} : range, true};
+}
+
+/// The fault of a range that can't be scaled: the first element of columns [first, end) that is not finite, or lies at an end of the range.
+inline QuantizationFault fault_of(MatrixView view, std::size_t row, std::size_t first, std::size_t end, const ScaledRange& scaled) noexcept {
+  for (std::size_t column = first; column < end; ++column) {
+    const float value = load_element(view.row(row), view.type, column);
+    const bool infinite = (std::bit_cast<std::uint32_t>(value) & 0x7fffffffu) >= 0x7f800000u;
+    const bool extreme = value <= scaled.range.lowest || value >= scaled.range.highest;
+    if (scaled.finite ? extreme : infinite)
+      return {scaled.finite ? QuantizationFault::Kind::scale_overflow : QuantizationFault::Kind::not_finite, row, column, value};
   }
   return {};
 }
 
-} // namespace detail
+/// Codes of columns [first, end) of a row with one scale; `first` is a multiple of 32.
+inline void quantize_columns(const CpuKernels& kernels, MatrixView view, std::size_t row, std::size_t first, std::size_t end, float scale,
+                             const PackedFormat& format, std::byte* codes) noexcept {
+  std::uint8_t unpacked[quantize_chunk];
+  const int offset = code_limit(format.bits) + 1;
+  const CodeBounds bounds{format.lowest_code(), format.highest_code(), offset};
+  const auto pack = [&](std::size_t column, std::size_t count) {
+    pack_codes(unpacked, count, format.bits, static_cast<std::uint8_t>(offset), codes + column * format.bits / 8);
+  };
+  if (scale == 0) {
+    std::memset(unpacked, offset, sizeof unpacked);
+    for (; first < end; first += quantize_chunk) pack(first, std::min(quantize_chunk, end - first));
+    return;
+  }
+  for_each_chunk(kernels, view, row, first, end, [&](std::size_t column, const float* values, std::size_t count) {
+    kernels.quantize(values, count, scale, bounds, unpacked);
+    pack(column, count);
+  });
+}
 
-/// Quantizes a block of rows into rows [first_row, first_row + block.rows) of a packed matrix of `shape`, so that a matrix can be streamed from its file.
-///
-/// `packed` holds packed_bytes(shape, bits, scale) bytes and belongs to the caller. Returns the first row (of the block) that can't be quantized, whose bytes
-/// are then unspecified. Allocates nothing; two passes over the block.
-template <granularity_policy Granularity>
-QuantizationFault quantize_rows(MatrixView block, std::size_t first_row, MatrixShape shape, unsigned bits, ScaleType scale, std::span<std::byte> packed,
-                                ExecutorRef executor = {}, const CpuKernels& kernels = select_kernels()) {
-  if (bits < min_bits || bits > max_bits) fail<InvalidArgument>("can't quantize to " + std::to_string(bits) + " bits: 2 to 8 are possible");
-  if (block.columns != shape.columns || first_row + block.rows > shape.rows || packed.size() != packed_bytes(shape, bits, scale))
-    fail<InvalidArgument>("quantize: " + std::to_string(block.rows) + " x " + std::to_string(block.columns) + " rows from row " + std::to_string(first_row) +
-                          " do not fit a packed matrix of " + std::to_string(shape.rows) + " x " + std::to_string(shape.columns) + " in " +
-                          std::to_string(packed.size()) + " bytes");
-  std::byte* const codes = packed.data();
-  std::byte* const scales = codes + shape.rows * packed_row_bytes(shape.columns, bits);
+/// Quantizes one row of `view` into row `target_row` of a packed matrix. `tensor_scale` is the scale of a matrix that has only one.
+inline QuantizationFault quantize_row(const CpuKernels& kernels, MatrixView view, std::size_t row, const PackedFormat& format, float tensor_scale,
+                                      std::byte* codes, std::byte* scales, std::size_t target_row) noexcept {
+  if (format.grouping.whole_matrix) {
+    if (target_row == 0) store_scale(tensor_scale, format.scale, scales, 0);
+    quantize_columns(kernels, view, row, 0, view.columns, tensor_scale, format, codes);
+    return {};
+  }
+  const std::size_t groups = format.grouping.scales_per_row(view.columns);
+  const std::size_t width = groups == 1 ? view.columns : format.grouping.columns;
+  for (std::size_t g = 0; g < groups; ++g) {
+    const std::size_t first = g * width, end = std::min(first + width, view.columns);
+    const ScaledRange scaled = range_of(kernels, view, row, first, end, format.range);
+    const float scale = scaled.finite ? stored_scale(scaled.range, format) : 0;
+    if (!scaled.finite || (std::bit_cast<std::uint32_t>(scale) & 0x7fffffffu) >= 0x7f800000u) return fault_of(view, row, first, end, scaled);
+    store_scale(scale, format.scale, scales, target_row * groups + g);
+    quantize_columns(kernels, view, row, first, end, scale, format, codes);
+  }
+  return {};
+}
+
+/// Calls act(row) -> whether it is bad for every row, 16 rows a task, in the default floating-point environment; the first bad row, or `rows`.
+template <class Act> std::size_t first_bad_row(std::size_t rows, ExecutorRef executor, Act&& act) {
   constexpr std::size_t rows_per_task = 16;
-  std::atomic<std::size_t> bad_row{block.rows};
-  executor.parallel_for((block.rows + rows_per_task - 1) / rows_per_task, [&](std::size_t task) {
+  std::atomic<std::size_t> bad_row{rows};
+  executor.parallel_for((rows + rows_per_task - 1) / rows_per_task, [&](std::size_t task) {
     const DefaultFloatEnvironment environment;
-    const std::size_t end = std::min(block.rows, (task + 1) * rows_per_task);
+    const std::size_t end = std::min(rows, (task + 1) * rows_per_task);
     for (std::size_t row = task * rows_per_task; row < end; ++row) {
-      const std::size_t target = first_row + row;
-      if (!detail::quantize_row(kernels, block, row, bits, scale, codes + target * packed_row_bytes(shape.columns, bits), scales, target)) continue;
+      if (!act(row)) continue;
       std::size_t first_bad = bad_row.load(std::memory_order_relaxed);
       while (row < first_bad && !bad_row.compare_exchange_weak(first_bad, row, std::memory_order_relaxed)) {
       }
       return;
     }
   });
-  const std::size_t bad = bad_row.load(std::memory_order_relaxed);
-  if (bad == block.rows) return {};
-  const DefaultFloatEnvironment environment;
-  return detail::quantize_row(kernels, block, bad, bits, scale, codes + (first_row + bad) * packed_row_bytes(shape.columns, bits), scales, first_row + bad);
+  return bad_row.load(std::memory_order_relaxed);
 }
 
-/// Quantizes into memory of the caller: packed_bytes({view.rows, view.columns}, bits, scale) bytes. Throws InvalidArgument; allocates nothing.
+} // namespace detail
+
+/// The range of all weights of a matrix, as PerTensor needs it, or why there is none. Allocates nothing.
+inline QuantizationFault find_range(MatrixView view, WeightRange& range, const CpuKernels& kernels = select_kernels()) noexcept {
+  const DefaultFloatEnvironment environment;
+  for (std::size_t row = 0; row < view.rows; ++row) {
+    const detail::ScaledRange scaled = detail::range_of(kernels, view, row, 0, view.columns, CodeRange::full);
+    if (!scaled.finite) return detail::fault_of(view, row, 0, view.columns, scaled);
+    range = {std::min(range.lowest, scaled.range.lowest), std::max(range.highest, scaled.range.highest)};
+  }
+  return {};
+}
+
+/// Quantizes a block of rows into rows [first_row, first_row + block.rows) of a packed matrix of `shape`, so that a matrix can be streamed from its file.
+///
+/// `packed` holds packed_bytes(shape, format) bytes and belongs to the caller. With one scale for the whole matrix, `range` is find_range() of all its blocks;
+/// of a block that is the whole matrix it is found here. Returns the first row (of the block) that can't be quantized, whose bytes are then unspecified.
+/// Allocates nothing; two passes over the block. Throws InvalidArgument.
+inline QuantizationFault quantize_rows(MatrixView block, std::size_t first_row, MatrixShape shape, const PackedFormat& format, std::span<std::byte> packed,
+                                       ExecutorRef executor = {}, const CpuKernels& kernels = select_kernels(), std::optional<WeightRange> range = {}) {
+  check_format(format);
+  if (block.columns != shape.columns || first_row + block.rows > shape.rows || packed.size() != packed_bytes(shape, format))
+    fail<InvalidArgument>("quantize: " + std::to_string(block.rows) + " x " + std::to_string(block.columns) + " rows from row " + std::to_string(first_row) +
+                          " do not fit a packed matrix of " + std::to_string(shape.rows) + " x " + std::to_string(shape.columns) + " in " +
+                          std::to_string(packed.size()) + " bytes");
+  float tensor_scale = 0;
+  if (format.grouping.whole_matrix) {
+    if (!range) {
+      if (block.rows != shape.rows) fail<InvalidArgument>("quantize: a part of a matrix with a single scale needs the range of the whole matrix");
+      if (const QuantizationFault fault = find_range(block, range.emplace(), kernels)) return fault;
+    }
+    const DefaultFloatEnvironment environment;
+    tensor_scale = stored_scale(*range, format);
+    if ((std::bit_cast<std::uint32_t>(tensor_scale) & 0x7fffffffu) >= 0x7f800000u) {
+      const float largest = std::max(-range->lowest, range->highest);
+      for (std::size_t row = 0; row < block.rows; ++row)
+        if (const QuantizationFault fault = detail::fault_of(block, row, 0, block.columns, {{-largest, largest}, true})) return fault;
+      return {QuantizationFault::Kind::scale_overflow, 0, 0, largest}; // in another block
+    }
+  }
+  std::byte* const codes = packed.data();
+  const std::size_t row_bytes = packed_row_bytes(shape.columns, format.bits);
+  std::byte* const scales = codes + shape.rows * row_bytes;
+  const auto quantize = [&](std::size_t row) {
+    return detail::quantize_row(kernels, block, row, format, tensor_scale, codes + (first_row + row) * row_bytes, scales, first_row + row);
+  };
+  const std::size_t bad = detail::first_bad_row(block.rows, executor, [&](std::size_t row) { return static_cast<bool>(quantize(row)); });
+  if (bad == block.rows) return {};
+  const DefaultFloatEnvironment environment;
+  return quantize(bad);
+}
+
+template <granularity_policy Granularity>
+QuantizationFault quantize_rows(MatrixView block, std::size_t first_row, MatrixShape shape, unsigned bits, ScaleType scale, std::span<std::byte> packed,
+                                ExecutorRef executor = {}, const CpuKernels& kernels = select_kernels()) {
+  return quantize_rows(block, first_row, shape, {.bits = bits, .scale = scale, .grouping = Granularity::grouping}, packed, executor, kernels);
+}
+
+/// Quantizes into memory of the caller: packed_bytes({view.rows, view.columns}, format) bytes. Throws InvalidArgument; allocates nothing.
+inline void quantize_into(MatrixView view, const PackedFormat& format, std::span<std::byte> packed, ExecutorRef executor = {}) {
+  if (const QuantizationFault fault = quantize_rows(view, 0, {view.rows, view.columns}, format, packed, executor))
+    fail<InvalidArgument>(message_of(fault, "", format.scale));
+}
+
 template <granularity_policy Granularity>
 void quantize_into(MatrixView view, unsigned bits, std::span<std::byte> packed, ScaleType scale = ScaleType::f16, ExecutorRef executor = {}) {
-  const MatrixShape shape{view.rows, view.columns};
-  if (const QuantizationFault fault = quantize_rows<Granularity>(view, 0, shape, bits, scale, packed, executor))
-    fail<InvalidArgument>(message_of(fault, "", scale));
+  quantize_into(view, {.bits = bits, .scale = scale, .grouping = Granularity::grouping}, packed, executor);
+}
+
+/// Quantizes to a format known at run time. Throws InvalidArgument, std::bad_alloc.
+inline PackedMatrix quantize(MatrixView view, const PackedFormat& format, ExecutorRef executor = {}) {
+  check_format(format);
+  PackedMatrix packed({view.rows, view.columns}, format);
+  quantize_into(view, format, packed.storage(), executor);
+  return packed;
 }
 
 /// Quantizes to a bit width known at run time (2 to 8). Throws InvalidArgument, std::bad_alloc.
 template <granularity_policy Granularity> PackedMatrix quantize(MatrixView view, unsigned bits, ScaleType scale = ScaleType::f16, ExecutorRef executor = {}) {
-  if (bits < min_bits || bits > max_bits) fail<InvalidArgument>("can't quantize to " + std::to_string(bits) + " bits: 2 to 8 are possible");
-  PackedMatrix packed({view.rows, view.columns}, bits, scale);
-  quantize_into<Granularity>(view, bits, packed.storage(), scale, executor);
-  return packed;
+  return quantize(view, {.bits = bits, .scale = scale, .grouping = Granularity::grouping}, executor);
 }
 
-/// Quantizes weights of any supported element type to Bits bits with one scale per channel, stored as Scale: f16, bf16 or float.
-template <class Granularity, unsigned Bits, class Scale = f16>
+/// Quantizes weights of any supported element type to Bits bits; scales are stored as Scale: f16, bf16 or float; codes are those of Range.
+template <class Granularity, unsigned Bits, class Scale = f16, CodeRange Range = CodeRange::symmetric>
 requires(Bits >= min_bits && Bits <= max_bits) class Quantizer {
-  static_assert(granularity_policy<Granularity>, "lsaq: Quantizer<Granularity, Bits>: Granularity must be PerChannel (docs/policies.md)");
+  static_assert(granularity_policy<Granularity>,
+                "lsaq: Quantizer<Granularity, Bits>: Granularity must be PerTensor, PerChannel or PerGroup<N> (docs/policies.md)");
   static_assert(scale_storage<Scale>, "lsaq: Quantizer<Granularity, Bits, Scale>: Scale must be lsaq::f16, lsaq::bf16 or float (docs/policies.md)");
 
 public:
   static constexpr unsigned bits = Bits;
   static constexpr ScaleType scale_type = scale_type_of<Scale>;
+  static constexpr PackedFormat format{.bits = Bits, .scale = scale_type, .grouping = Granularity::grouping, .range = Range};
 
   /// The packed matrix of `view`. Throws InvalidArgument naming row and column where a weight is not finite or its scale overflows; std::bad_alloc.
-  PackedMatrix operator()(MatrixView view, ExecutorRef executor = {}) const { return quantize<Granularity>(view, Bits, scale_type, executor); }
+  PackedMatrix operator()(MatrixView view, ExecutorRef executor = {}) const { return quantize(view, format, executor); }
 
   /// The same without exceptions for weights that can't be quantized.
   Expected<PackedMatrix> try_quantize(MatrixView view, ExecutorRef executor = {}) const {
-    PackedMatrix packed({view.rows, view.columns}, Bits, scale_type);
-    const QuantizationFault fault = quantize_rows<Granularity>(view, 0, {view.rows, view.columns}, Bits, scale_type, packed.storage(), executor);
-    if (fault) return typename Expected<PackedMatrix>::Failure{message_of(fault, "", scale_type)};
+    PackedMatrix packed({view.rows, view.columns}, format);
+    if (const QuantizationFault fault = quantize_rows(view, 0, {view.rows, view.columns}, format, packed.storage(), executor))
+      return typename Expected<PackedMatrix>::Failure{message_of(fault, "", scale_type)};
     return packed;
   }
 };
@@ -185,16 +269,11 @@ inline int code_at(PackedView packed, std::size_t row, std::size_t column) noexc
   return static_cast<int>(scalar::unpack_code(packed.codes(row), packed.bits, column)) - (1 << (packed.bits - 1));
 }
 
-/// Scale of one row, widened to FP32.
-inline float scale_at(PackedView packed, std::size_t row) noexcept { return load_scale(packed.scale_data(), packed.scale_type, row); }
-
-/// Writes code x scale as FP32, one row of `out` for each row of `packed`.
+/// Writes code x scale as FP32, one row of `out` for each row of `packed`. Throws InvalidArgument if the shapes differ.
 inline void dequantize(PackedView packed, MutableMatrixView out) {
   if (out.rows != packed.rows || out.columns != packed.columns) fail<InvalidArgument>("dequantize: the output's shape is not the packed matrix's");
-  for (std::size_t r = 0; r < packed.rows; ++r) {
-    const float scale = scale_at(packed, r);
-    for (std::size_t c = 0; c < packed.columns; ++c) out.row(r)[c] = static_cast<float>(code_at(packed, r, c)) * scale;
-  }
+  for (std::size_t r = 0; r < packed.rows; ++r)
+    for (std::size_t c = 0; c < packed.columns; ++c) out.row(r)[c] = static_cast<float>(code_at(packed, r, c)) * scale_at(packed, r, c);
 }
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -277,9 +277,9 @@ LSAQ_AVX2_HELPER __m256 divide8(__m256 a, __m256 b) noexcept {
 #endif
 }
 
-LSAQ_AVX2 void quantize(const float* in, std::size_t n, float scale, int limit, int offset, std::uint8_t* out) noexcept {
+LSAQ_AVX2 void quantize(const float* in, std::size_t n, float scale, CodeBounds bounds, std::uint8_t* out) noexcept {
   const __m256 divisor = _mm256_set1_ps(scale);
-  const __m256i top = _mm256_set1_epi32(limit), bottom = _mm256_set1_epi32(-limit), shift = _mm256_set1_epi32(offset);
+  const __m256i top = _mm256_set1_epi32(bounds.highest), bottom = _mm256_set1_epi32(bounds.lowest), shift = _mm256_set1_epi32(bounds.offset);
   const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); // undoes the lane-wise packing
   std::size_t i = 0;
   for (; i + 32 <= n; i += 32) {
@@ -292,7 +292,7 @@ LSAQ_AVX2 void quantize(const float* in, std::size_t n, float scale, int limit, 
     const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(code[0], code[1]), _mm256_packs_epi32(code[2], code[3]));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_permutevar8x32_epi32(bytes, in_order));
   }
-  scalar::quantize(in + i, n - i, scale, limit, offset, out + i);
+  scalar::quantize(in + i, n - i, scale, bounds, out + i);
 }
 
 inline constexpr CpuKernels kernels{Isa::avx2, widen, widen_codes, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product, above};

@@ -23,13 +23,37 @@ struct WeightFormat {
   friend constexpr bool operator==(WeightFormat, WeightFormat) = default;
 };
 
+/// Codes a weight may become, and what is added to store them unsigned.
+struct CodeBounds {
+  int lowest = 0;
+  int highest = 0;
+  int offset = 0;
+};
+
+/// Scales of groups of columns, where codes have those: every row has `per_row` of them.
+struct GroupScales {
+  const std::byte* data = nullptr; ///< null: codes are summed without a scale
+  ElementType type = ElementType::f16;
+  std::size_t columns = 0; ///< of a group, a multiple of 32
+  std::size_t per_row = 0;
+};
+
 /// Rows of weights as the kernels see them.
 struct WeightRows {
   const std::byte* data = nullptr;
   std::size_t row_bytes = 0; ///< from one row to the next; for FP32, which is read in place, a multiple of 4
   WeightFormat format;
+  GroupScales groups = {}; ///< for widen_row(); the kernels of the table see codes only
 
   [[gnu::always_inline]] const std::byte* row(std::size_t r) const noexcept { return data + r * row_bytes; }
+
+  /// The rows from r on.
+  [[gnu::always_inline]] WeightRows from(std::size_t r) const noexcept {
+    WeightRows rest = *this;
+    rest.data = row(r);
+    if (groups.data != nullptr) rest.groups.data += r * groups.per_row * size_of(groups.type);
+    return rest;
+  }
 };
 
 inline constexpr std::size_t panel_rows = 16;     ///< rows transposed into a panel: the lanes of a product
@@ -67,8 +91,8 @@ struct CpuKernels {
   /// The largest |in[i]| as the bits of a float: at least 0x7f800000 if any element is infinite or NaN; 0 for n = 0.
   std::uint32_t (*magnitude_bits)(const float* in, std::size_t n) noexcept;
 
-  /// out[i] = clamp(round_half_even(in[i] / scale), -limit, limit) + offset, as unsigned bytes. scale > 0, all finite.
-  void (*quantize)(const float* in, std::size_t n, float scale, int limit, int offset, std::uint8_t* out) noexcept;
+  /// out[i] = clamp(round_half_even(in[i] / scale), bounds) + offset, as unsigned bytes. scale > 0, all finite.
+  void (*quantize)(const float* in, std::size_t n, float scale, CodeBounds bounds, std::uint8_t* out) noexcept;
 
   /// y[r] = sum over the columns of weight(r, c) * x[c], for `rows` rows.
   void (*dot_rows)(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept;

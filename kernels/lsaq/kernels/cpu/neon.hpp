@@ -306,9 +306,9 @@ LSAQ_NEON_HELPER float32x4_t divide4(float32x4_t a, float32x4_t b) noexcept {
 #endif
 }
 
-inline void quantize(const float* in, std::size_t n, float scale, int limit, int offset, std::uint8_t* out) noexcept {
+inline void quantize(const float* in, std::size_t n, float scale, CodeBounds bounds, std::uint8_t* out) noexcept {
   const float32x4_t divisor = vdupq_n_f32(scale);
-  const int32x4_t top = vdupq_n_s32(limit), bottom = vdupq_n_s32(-limit), shift = vdupq_n_s32(offset);
+  const int32x4_t top = vdupq_n_s32(bounds.highest), bottom = vdupq_n_s32(bounds.lowest), shift = vdupq_n_s32(bounds.offset);
   std::size_t i = 0;
   for (; i + 16 <= n; i += 16) {
     uint16x8_t code[2];
@@ -321,7 +321,7 @@ inline void quantize(const float* in, std::size_t n, float scale, int limit, int
     }
     vst1q_u8(out + i, vqmovn_high_u16(vqmovn_u16(code[0]), code[1]));
   }
-  scalar::quantize(in + i, n - i, scale, limit, offset, out + i);
+  scalar::quantize(in + i, n - i, scale, bounds, out + i);
 }
 
 inline constexpr CpuKernels kernels{Isa::neon, widen, widen_codes, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product, above};

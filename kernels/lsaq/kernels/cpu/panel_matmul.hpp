@@ -4,6 +4,7 @@
 // stay plain rows, widened on the way: no shuffling of weights, and the next rows are fetched while these are multiplied.
 #pragma once
 
+#include <lsaq/half.hpp>
 #include <lsaq/kernels/cpu/kernel_table.hpp>
 
 #include <algorithm>
@@ -26,6 +27,23 @@ constexpr std::size_t column_chunk(std::size_t columns) noexcept {
 /// Bits of a column of weights in memory.
 constexpr std::size_t column_bits(WeightFormat format) noexcept { return format.packed() ? format.bits : 8 * bytes_of(format.element, 32) / 32; }
 
+/// Writes `columns` weights of a row as FP32, from first_column on, a multiple of 32: codes of groups times their scale, other codes without.
+inline void widen_row(const CpuKernels& kernels, const WeightRows& weights, std::size_t row, std::size_t first_column, std::size_t columns,
+                      float* out) noexcept {
+  if (!weights.format.packed()) {
+    kernels.widen(weights.row(row) + bytes_of(weights.format.element, first_column), weights.format.element, columns, out);
+    return;
+  }
+  kernels.widen_codes(weights.row(row), weights.format.bits, first_column, columns, out);
+  if (weights.groups.data == nullptr) return;
+  for (std::size_t column = 0; column < columns;) {
+    const std::size_t group = (first_column + column) / weights.groups.columns;
+    const std::size_t end = std::min(columns, (group + 1) * weights.groups.columns - first_column);
+    const float scale = load_element(weights.groups.data, weights.groups.type, row * weights.groups.per_row + group);
+    for (; column < end; ++column) out[column] *= scale;
+  }
+}
+
 /// y[r * y_stride + lane] (+)= sum over columns [first_column, first_column + depth) of weight(r, c) * lane, for `rows` rows; codes without their scale.
 ///
 /// first_column is a multiple of 32, depth at most panel_columns. Rows are widened through 13 KiB of stack, FP32 weights are read in place.
@@ -44,12 +62,7 @@ inline void multiply_panels(const CpuKernels& kernels, const WeightRows& weights
     if (in_place) {
       source = reinterpret_cast<const float*>(address(r));
     } else {
-      for (std::size_t i = 0; i < count; ++i) {
-        if (weights.format.packed())
-          kernels.widen_codes(weights.row(r + i), weights.format.bits, first_column, depth, widened + i * widened_stride);
-        else
-          kernels.widen(weights.row(r + i) + bytes_of(weights.format.element, first_column), weights.format.element, depth, widened + i * widened_stride);
-      }
+      for (std::size_t i = 0; i < count; ++i) widen_row(kernels, weights, r + i, first_column, depth, widened + i * widened_stride);
     }
     kernels.product(panels, depth, source, in_place ? weights.row_bytes / sizeof(float) : widened_stride, count, y + r * y_stride, y_stride, accumulate, ahead);
   }
@@ -92,7 +105,7 @@ inline void multiply_packed_tokens(const CpuKernels& kernels, const WeightRows& 
   const std::size_t chunk = column_chunk(columns);
   for (std::size_t row = 0; row < rows; row += block_rows) {
     const std::size_t count = std::min(block_rows, rows - row);
-    const WeightRows part{weights.row(row), weights.row_bytes, weights.format};
+    const WeightRows part = weights.from(row);
     for (std::size_t token = 0; token < tokens; token += token_block) {
       const std::size_t lanes = std::min(token_block, tokens - token);
       for (std::size_t first = 0; first < columns; first += chunk) {
@@ -109,13 +122,41 @@ inline void multiply_packed_tokens(const CpuKernels& kernels, const WeightRows& 
   }
 }
 
-/// y[t * y_stride + r] = sum over columns of weight(first_row + r, c) * x[t * x_stride + c], for `rows` rows; codes without their scale. For few tokens.
+/// multiply_rows() of codes with scales for groups of columns: 16 rows at a time are widened with their scales first.
+inline void multiply_grouped_rows(const CpuKernels& kernels, const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x,
+                                  std::size_t x_stride, std::size_t tokens, float* y, std::size_t y_stride) noexcept {
+  alignas(64) float widened[panel_rows * panel_columns];
+  alignas(64) float panel[panel_rows * panel_columns];
+  const WeightRows floats{reinterpret_cast<const std::byte*>(widened), panel_columns * sizeof(float), {.element = ElementType::f32}};
+  for (std::size_t row = 0; row < rows; row += panel_rows) {
+    const std::size_t count = std::min(panel_rows, rows - row);
+    for (std::size_t first = 0; first < columns; first += panel_columns) {
+      const std::size_t depth = std::min(panel_columns, columns - first);
+      for (std::size_t r = 0; r < count; ++r) widen_row(kernels, weights, row + r, first, depth, widened + r * panel_columns);
+      if (tokens >= panel_min_tokens) {
+        kernels.unpack(floats, count, 0, depth, panel);
+        kernels.product({panel, count}, depth, x + first, x_stride, tokens, y + row, y_stride, first != 0, {});
+        continue;
+      }
+      float sums[panel_rows];
+      for (std::size_t t = 0; t < tokens; ++t) {
+        kernels.dot_rows(floats, count, depth, x + t * x_stride + first, sums);
+        float* const out = y + t * y_stride + row;
+        for (std::size_t r = 0; r < count; ++r) out[r] = first == 0 ? sums[r] : out[r] + sums[r];
+      }
+    }
+  }
+}
+
+/// y[t * y_stride + r] = sum over columns of weight(first_row + r, c) * x[t * x_stride + c], for `rows` rows; codes without their scale, unless it is that of
+/// a group. For few tokens.
 ///
-/// Uses 16 KiB of stack, allocates nothing. The result depends on `tokens` only through panel_min_tokens, and not on how rows are divided between calls as long
+/// Uses 32 KiB of stack, allocates nothing. The result depends on `tokens` only through panel_min_tokens, and not on how rows are divided between calls as long
 /// as first_row is a multiple of 16.
 inline void multiply_rows(const CpuKernels& kernels, const WeightRows& weights, std::size_t first_row, std::size_t rows, std::size_t columns, const float* x,
                           std::size_t x_stride, std::size_t tokens, float* y, std::size_t y_stride) noexcept {
-  const WeightRows part{weights.row(first_row), weights.row_bytes, weights.format};
+  const WeightRows part = weights.from(first_row);
+  if (columns != 0 && part.groups.data != nullptr) return multiply_grouped_rows(kernels, part, rows, columns, x, x_stride, tokens, y, y_stride);
   if (tokens < panel_min_tokens || columns == 0) {
     for (std::size_t t = 0; t < tokens; ++t) kernels.dot_rows(part, rows, columns, x + t * x_stride, y + t * y_stride);
     return;
@@ -123,7 +164,7 @@ inline void multiply_rows(const CpuKernels& kernels, const WeightRows& weights, 
   alignas(64) float panel[panel_columns * panel_rows];
   for (std::size_t row = 0; row < rows; row += panel_rows) {
     const std::size_t count = std::min(panel_rows, rows - row);
-    const WeightRows panel_source{part.row(row), part.row_bytes, part.format};
+    const WeightRows panel_source = part.from(row);
     for (std::size_t first = 0; first < columns; first += panel_columns) {
       const std::size_t depth = std::min(panel_columns, columns - first);
       kernels.unpack(panel_source, count, first, depth, panel);

@@ -68,8 +68,9 @@ inline std::uint32_t magnitude_bits(const float* in, std::size_t n) noexcept {
   return largest;
 }
 
-inline void quantize(const float* in, std::size_t n, float scale, int limit, int offset, std::uint8_t* out) noexcept {
-  for (std::size_t i = 0; i < n; ++i) out[i] = static_cast<std::uint8_t>(std::clamp(round_half_even(divide(in[i], scale)), -limit, limit) + offset);
+inline void quantize(const float* in, std::size_t n, float scale, CodeBounds bounds, std::uint8_t* out) noexcept {
+  for (std::size_t i = 0; i < n; ++i)
+    out[i] = static_cast<std::uint8_t>(std::clamp(round_half_even(divide(in[i], scale)), bounds.lowest, bounds.highest) + bounds.offset);
 }
 
 inline void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
