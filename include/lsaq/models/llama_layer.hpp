@@ -158,6 +158,7 @@ void run_layer(const Config& config, const LayerWeights& weights, const Device& 
     const auto n = static_cast<Eigen::Index>(config.ffn);
     detail::FloatArray gate(w.gate.data() + t * config.ffn, n);
     gate = gate / (1.0f + (-gate).exp()) * detail::FloatArray(w.up.data() + t * config.ffn, n); // silu(gate) * up
+    if (weights.transform) weights.transform->ffn().apply(gate.data());
   });
   project(Linear::down, w.gate, w.normed);
   add_to_residual();
@@ -168,7 +169,13 @@ void run_layer(const Config& config, const LayerWeights& weights, const Device& 
 template <backend Device>
 void project(const Config& config, const OuterWeights& outer, const Device& device, MatrixView states, std::span<float> gain, std::span<float> normed,
              MutableMatrixView logits, std::span<std::byte> workspace) noexcept {
-  rms_norm(config, device.kernels(), outer.final_norm, static_cast<const float*>(states.data), states.rows, gain, normed.data());
+  const auto* x = static_cast<const float*>(states.data);
+  if (outer.transform) {
+    std::copy_n(x, states.rows * config.hidden, normed.data());
+    for (std::size_t t = 0; t < states.rows; ++t) outer.transform->residual().apply_inverse(normed.data() + t * config.hidden);
+    x = normed.data(); // a row is read before it is written
+  }
+  rms_norm(config, device.kernels(), outer.final_norm, x, states.rows, gain, normed.data());
   const Status status = device.matmul(outer.head(), MatrixView(normed.data(), states.rows, config.hidden), logits, workspace);
   LSAQ_ASSERT(status == Status::ok && "shapes come from one configuration");
   (void)status;
@@ -184,7 +191,10 @@ inline void check_tokens(const Config& config, std::span<const TokenId> tokens) 
 /// Writes the embeddings of `tokens` into rows of `x`. Precondition: ids are below the vocabulary's size.
 inline void embed(const Config& config, const CpuKernels& kernels, const OuterWeights& outer, std::span<const TokenId> tokens, std::span<float> x) noexcept {
   const MatrixView embedding = outer.embedding.view();
-  for (std::size_t t = 0; t < tokens.size(); ++t) kernels.widen(embedding.row(tokens[t]), embedding.type, config.hidden, x.data() + t * config.hidden);
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    kernels.widen(embedding.row(tokens[t]), embedding.type, config.hidden, x.data() + t * config.hidden);
+    if (outer.transform) outer.transform->residual().apply(x.data() + t * config.hidden);
+  }
 }
 
 } // namespace lsaq::inline v0::llama::inline LSAQ_BASELINE

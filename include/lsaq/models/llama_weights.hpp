@@ -2,7 +2,7 @@
 #pragma once
 
 #include <lsaq/deployment/deployed_matrix.hpp>
-#include <lsaq/models/llama_config.hpp>
+#include <lsaq/models/llama_transform.hpp>
 
 #include <array>
 #include <functional>
@@ -14,6 +14,7 @@ struct LayerWeights {
   FloatMatrix attention_norm;
   FloatMatrix mlp_norm;
   std::array<DeployedMatrix, linears_per_layer> linears;
+  std::shared_ptr<const ModelTransform> transform = {}; ///< null: the model as it is stored
 
   const DeployedMatrix& operator[](Linear linear) const noexcept { return linears[static_cast<std::size_t>(linear)]; }
 
@@ -28,7 +29,8 @@ struct LayerWeights {
 struct OuterWeights {
   FloatMatrix embedding;
   FloatMatrix final_norm;
-  FloatMatrix separate_head; ///< empty when tied
+  FloatMatrix separate_head;                            ///< empty when tied
+  std::shared_ptr<const ModelTransform> transform = {}; ///< the layers' basis; embedding and head are stored in the original one
 
   MatrixView head() const noexcept { return separate_head.storage.size() != 0 ? separate_head.view() : embedding.view(); }
   Bytes embedding_bytes() const noexcept { return embedding.storage.size() + separate_head.storage.size(); }
@@ -48,33 +50,71 @@ public:
     return *this;
   }
 
+  /// Whatever is not quantized is kept as `type`: F16, BF16 or F32.
+  WeightLoader& keep_as(ElementType type) noexcept {
+    as_stored_ = false;
+    unquantized_ = type;
+    return *this;
+  }
+
+  /// Loads the transformed model instead of the stored one; it computes the same. Null: the stored one.
+  WeightLoader& transform(std::shared_ptr<const ModelTransform> transform) noexcept {
+    transform_ = std::move(transform);
+    return *this;
+  }
+
   /// Deploys layer `layer` with `bits_of(linear name)` bits for each linear; its pages of the source file are dropped. Throws BadInput, std::bad_alloc.
   template <backend Device, class BitsOf> LayerWeights layer(const Device& device, std::size_t layer, BitsOf&& bits_of) const {
-    LayerWeights weights{floats(device, attention_norm_name(*model_, layer)), floats(device, mlp_norm_name(*model_, layer)), {}};
+    LayerWeights weights{gain(device, layer, LinearInput::attention), gain(device, layer, LinearInput::mlp), {}, transform_};
     for (std::size_t i = 0; i < linears_per_layer; ++i) {
       const auto linear = static_cast<Linear>(i);
-      weights.linears[i] = matrix(device, tensor_name(*model_, layer, linear), bits_of(name_of(linear)));
+      const std::string name = tensor_name(*model_, layer, linear);
+      const DeployOptions options = options_of(model_->at(name), bits_of(name_of(linear)));
+      weights.linears[i] = transform_ ? deploy(device, name, options, weights_of(layer, linear)) : matrix(device, name, options);
     }
     return weights;
   }
 
   /// Deploys embedding, final norm and head.
   template <backend Device> OuterWeights outer(const Device& device) const {
-    OuterWeights weights{floats(device, embedding_name(*model_)), floats(device, final_norm_name(*model_)), {}};
+    OuterWeights weights{floats(device, embedding_name(*model_)), floats(device, final_norm_name(*model_)), {}, transform_};
     if (!config_->tied) weights.separate_head = floats(device, head_name(*model_));
     return weights;
   }
 
+  /// The weights of a linear as FP32, rows x columns, transformed if the model is. Throws BadInput, std::bad_alloc.
+  std::vector<float> weights_of(std::size_t layer, Linear linear) const {
+    const TensorInfo& tensor = model_->at(tensor_name(*model_, layer, linear));
+    std::vector<float> weights(tensor.rows * tensor.columns);
+    read(tensor, 0, tensor.rows, weights.data());
+    if (transform_) transform_->apply(layer, linear, gain_of(layer, input_of(linear)), {weights.data(), tensor.rows, tensor.columns}, executor_);
+    return weights;
+  }
+
+  /// The gain of the norm before an input as it is stored: hidden values for attention and mlp, none for the others.
+  std::vector<float> gain_of(std::size_t layer, LinearInput input) const {
+    if (input == LinearInput::attended || input == LinearInput::ffn) return {};
+    const TensorInfo& tensor = model_->at(input == LinearInput::attention ? attention_norm_name(*model_, layer) : mlp_norm_name(*model_, layer));
+    std::vector<float> gain(tensor.rows * tensor.columns);
+    read(tensor, 0, tensor.rows, gain.data());
+    return gain;
+  }
+
 private:
-  template <backend Device> DeployedMatrix matrix(const Device& device, const std::string& name, unsigned bits) const {
-    const TensorInfo& tensor = model_->at(name);
+  DeployOptions options_of(const TensorInfo& tensor, unsigned bits) const noexcept {
     const std::optional<ElementType> stored = element_type_of(tensor.type); // nothing: the source is itself quantized
-    const ElementType unquantized = as_stored_ ? stored.value_or(ElementType::f16) : unquantized_;
-    const DeployOptions options{.bits = bits, .unquantized = unquantized, .round_to_f16_first = !stored};
-    const auto read = [&](std::size_t first, std::size_t count, float* out) {
-      executor_.parallel_for(count, [&](std::size_t row) { model_->read_rows(tensor, first + row, 1, out + row * tensor.columns); });
-      model_->drop(tensor); // pages of the file that are resident count as ours
-    };
+    return {.bits = bits, .unquantized = as_stored_ ? stored.value_or(ElementType::f16) : unquantized_, .round_to_f16_first = !stored && !transform_};
+  }
+
+  void read(const TensorInfo& tensor, std::size_t first, std::size_t count, float* out) const {
+    executor_.parallel_for(count, [&](std::size_t row) { model_->read_rows(tensor, first + row, 1, out + row * tensor.columns); });
+    model_->drop(tensor); // pages of the file that are resident count as ours
+  }
+
+  /// Deploys `name` from rows that `read` gives.
+  template <backend Device, class Read>
+  DeployedMatrix deploy_rows(const Device& device, const std::string& name, const DeployOptions& options, Read&& read) const {
+    const TensorInfo& tensor = model_->at(name);
     try {
       return deploy_matrix(device, printable(name), {tensor.rows, tensor.columns}, options, read, executor_);
     } catch (const BadInput& error) { // knows the tensor, not the file
@@ -82,8 +122,29 @@ private:
     }
   }
 
+  template <backend Device> DeployedMatrix matrix(const Device& device, const std::string& name, const DeployOptions& options) const {
+    const TensorInfo& tensor = model_->at(name);
+    return deploy_rows(device, name, options, [&](std::size_t first, std::size_t count, float* out) { read(tensor, first, count, out); });
+  }
+
+  template <backend Device>
+  DeployedMatrix deploy(const Device& device, const std::string& name, const DeployOptions& options, std::span<const float> weights) const {
+    const std::size_t columns = model_->at(name).columns;
+    return deploy_rows(device, name, options,
+                       [&](std::size_t first, std::size_t count, float* out) { std::copy_n(weights.begin() + first * columns, count * columns, out); });
+  }
+
   template <backend Device> FloatMatrix floats(const Device& device, const std::string& name) const {
-    DeployedMatrix deployed = matrix(device, name, 16);
+    DeployedMatrix deployed = matrix(device, name, options_of(model_->at(name), 16));
+    return std::move(deployed).take_floats();
+  }
+
+  template <backend Device> FloatMatrix gain(const Device& device, std::size_t layer, LinearInput input) const {
+    const std::string name = input == LinearInput::attention ? attention_norm_name(*model_, layer) : mlp_norm_name(*model_, layer);
+    if (!transform_) return floats(device, name);
+    std::vector<float> values = gain_of(layer, input);
+    transform_->apply_to_gain(layer, input, values);
+    DeployedMatrix deployed = deploy(device, name, options_of(model_->at(name), 16), values);
     return std::move(deployed).take_floats();
   }
 
@@ -91,6 +152,7 @@ private:
   const Config* config_;
   ExecutorRef executor_;
   ElementType unquantized_;
+  std::shared_ptr<const ModelTransform> transform_;
   bool as_stored_ = false;
 };
 
