@@ -51,12 +51,17 @@ public:
   /// Runs the next layer on all windows: on_weights(layer, weights) sees it first, on_window(window) is called before each window; what they throw ends the
   /// pass, which is then of no use. Precondition: not complete().
   template <class OnWeights, class OnWindow> void run_layer(OnWeights&& on_weights, OnWindow&& on_window) {
+    run_layer(on_weights, on_window, [](LinearInput, MatrixView) {});
+  }
+
+  /// The same; on_input sees the inputs of the linears of each window, as llama::run_layer() shows them.
+  template <class OnWeights, class OnWindow, class OnInput> void run_layer(OnWeights&& on_weights, OnWindow&& on_window, OnInput&& on_input) {
     const LayerWeights weights = loader_.layer(device_, boundary_, [](std::string_view) { return 16u; });
     on_weights(boundary_, weights);
     for (std::size_t w = 0, first = 0; w < windows_.size(); first += windows_[w++].size()) {
       on_window(w);
       workspace_.x = std::span(streams_).subspan(first * config_.hidden, windows_[w].size() * config_.hidden);
-      llama::run_layer(config_, weights, device_, *cache_, 0, 0, windows_[w].size(), workspace_);
+      llama::run_layer(config_, weights, device_, *cache_, 0, 0, windows_[w].size(), workspace_, on_input);
     }
     ++boundary_;
   }

@@ -121,10 +121,11 @@ inline void store_rows(const Config& config, const CpuKernels& kernels, KvCache&
 
 /// Runs a layer on `tokens` tokens at positions first_position onwards; workspace.x is the residual stream, changed in place; rotation is filled already.
 ///
-/// `layer` is the layer's number in the cache. Allocates nothing on Backend<Cpu>.
-template <backend Device>
+/// `layer` is the layer's number in the cache. on_input(LinearInput, MatrixView) sees what enters the linears, one row a token: of attention and mlp the
+/// residual stream before the norm. Allocates nothing on Backend<Cpu>.
+template <backend Device, class OnInput>
 void run_layer(const Config& config, const LayerWeights& weights, const Device& device, KvCache& cache, std::size_t layer, std::size_t first_position,
-               std::size_t tokens, const LayerWorkspace& w) noexcept {
+               std::size_t tokens, const LayerWorkspace& w, OnInput&& on_input) {
   const CpuKernels& kernels = device.kernels();
   const ExecutorRef executor = device.executor();
   const auto project = [&](Linear linear, std::span<float> in, std::span<float> out) {
@@ -139,6 +140,9 @@ void run_layer(const Config& config, const LayerWeights& weights, const Device& 
     detail::FloatArray(w.x.data(), n) += detail::FloatArray(w.normed.data(), n);
   };
 
+  const auto rows_of = [&](std::span<const float> x, std::size_t width) { return MatrixView(x.data(), tokens, width); };
+
+  on_input(LinearInput::attention, rows_of(w.x, config.hidden));
   rms_norm(config, kernels, weights.attention_norm, w.x.data(), tokens, w.gain, w.normed.data());
   project(Linear::q, w.normed, w.q);
   project(Linear::k, w.normed, w.k);
@@ -148,9 +152,11 @@ void run_layer(const Config& config, const LayerWeights& weights, const Device& 
   store_rows(config, kernels, cache, layer, first_position, tokens, w.k.data(), true);
   store_rows(config, kernels, cache, layer, first_position, tokens, w.v.data(), false);
   attend(config, kernels, executor, cache, layer, first_position, tokens, w.q.data(), w.attended.data());
+  on_input(LinearInput::attended, rows_of(w.attended, config.q_rows()));
   project(Linear::o, w.attended, w.normed);
   add_to_residual();
 
+  on_input(LinearInput::mlp, rows_of(w.x, config.hidden));
   rms_norm(config, kernels, weights.mlp_norm, w.x.data(), tokens, w.gain, w.normed.data());
   project(Linear::gate, w.normed, w.gate);
   project(Linear::up, w.normed, w.up);
@@ -160,8 +166,16 @@ void run_layer(const Config& config, const LayerWeights& weights, const Device& 
     gate = gate / (1.0f + (-gate).exp()) * detail::FloatArray(w.up.data() + t * config.ffn, n); // silu(gate) * up
     if (weights.transform) weights.transform->ffn().apply(gate.data());
   });
+  on_input(LinearInput::ffn, rows_of(w.gate, config.ffn));
   project(Linear::down, w.gate, w.normed);
   add_to_residual();
+}
+
+/// The same with nobody watching.
+template <backend Device>
+void run_layer(const Config& config, const LayerWeights& weights, const Device& device, KvCache& cache, std::size_t layer, std::size_t first_position,
+               std::size_t tokens, const LayerWorkspace& w) noexcept {
+  run_layer(config, weights, device, cache, layer, first_position, tokens, w, [](LinearInput, MatrixView) noexcept {});
 }
 
 /// Final norm and output head: states (FP32, rows x hidden) to logits (rows x vocabulary). `gain` holds hidden floats, `normed` rows x hidden, `workspace` is

@@ -63,13 +63,31 @@ public:
     return *this;
   }
 
+  const Config& config() const noexcept { return *config_; }
+  const std::shared_ptr<const ModelTransform>& transform() const noexcept { return transform_; }
+
   /// Deploys layer `layer` with `bits_of(linear name)` bits for each linear; its pages of the source file are dropped. Throws BadInput, std::bad_alloc.
   template <backend Device, class BitsOf> LayerWeights layer(const Device& device, std::size_t layer, BitsOf&& bits_of) const {
+    return this->layer(device, layer, bits_of, {}, [](Linear, unsigned) { return std::optional<PackedMatrix>(); });
+  }
+
+  /// The same in a format (its bits are bits_of's), where round(linear, bits) may round a linear itself; what it leaves is rounded to nearest. It is asked for
+  /// the linears that are quantized, in their order.
+  template <backend Device, class BitsOf, class Round>
+  LayerWeights layer(const Device& device, std::size_t layer, BitsOf&& bits_of, const PackedFormat& format, Round&& round) const {
     LayerWeights weights{gain(device, layer, LinearInput::attention), gain(device, layer, LinearInput::mlp), {}, transform_};
     for (std::size_t i = 0; i < linears_per_layer; ++i) {
       const auto linear = static_cast<Linear>(i);
       const std::string name = tensor_name(*model_, layer, linear);
-      const DeployOptions options = options_of(model_->at(name), bits_of(name_of(linear)));
+      DeployOptions options = options_of(model_->at(name), bits_of(name_of(linear)));
+      options.scale = format.scale;
+      options.grouping = format.grouping;
+      options.range = format.range;
+      if (options.bits != 16)
+        if (std::optional<PackedMatrix> rounded = round(linear, options.bits)) {
+          weights.linears[i] = DeployedMatrix(device.prepare(std::move(*rounded)));
+          continue;
+        }
       weights.linears[i] = transform_ ? deploy(device, name, options, weights_of(layer, linear)) : matrix(device, name, options);
     }
     return weights;

@@ -147,16 +147,16 @@ private:
 
 /// Evaluates `plans` and the unquantized model over `windows`, chunk by chunk; all results together are returned.
 ///
-/// `loader` is the deployment's: with it, scores are those of a Decoder with each plan's weights, up to rounding. `on_chunk(first window, PlanScores of the
-/// chunk)` is called after each chunk, `on_step(steps done, steps in all)` often, both on the calling thread; what they throw ends the evaluation. A step is
-/// one layer on one window, or the scoring of one window of one plan. Results do not depend on the other plans, the chunks or the number of threads.
+/// `loader` is the deployment's, a WeightLoader or RoundingLoader: with it, scores are those of a Decoder with each plan's weights, up to rounding.
+/// `on_chunk(first window, PlanScores of the chunk)` is called after each chunk, `on_step(steps done, steps in all)` often, both on the calling thread; what
+/// they throw ends the evaluation. A step is one layer on one window, or the scoring of one window of one plan. Results do not depend on the other plans, the
+/// chunks or the number of threads.
 ///
 /// Memory: one layer, `options.memory` of residual streams, working memory of the longest window, and 3 x 64 x vocabulary floats. Throws InvalidArgument for
 /// plans shared_prefixes() refuses, ids beyond the vocabulary, windows without tokens or that score from 0 on, or no window; BadInput, std::bad_alloc.
-template <backend Device, class OnChunk, class OnStep>
-PlanScores evaluate_plans(const Config& config, const WeightLoader& loader, const OuterWeights& outer, const Device& device,
-                          std::span<const ScoredWindow> windows, std::span<const Plan> plans, const PlanEvaluationOptions& options, OnChunk&& on_chunk,
-                          OnStep&& on_step) {
+template <class Loader, backend Device, class OnChunk, class OnStep>
+PlanScores evaluate_plans(const Config& config, const Loader& loader, const OuterWeights& outer, const Device& device, std::span<const ScoredWindow> windows,
+                          std::span<const Plan> plans, const PlanEvaluationOptions& options, OnChunk&& on_chunk, OnStep&& on_step) {
   const SharedPrefixes shared = shared_prefixes(config.layers, plans);
   std::size_t longest = 0;
   for (const ScoredWindow& window : windows) {
@@ -228,9 +228,9 @@ PlanScores evaluate_plans(const Config& config, const WeightLoader& loader, cons
 }
 
 /// The same without callbacks.
-template <backend Device>
-PlanScores evaluate_plans(const Config& config, const WeightLoader& loader, const OuterWeights& outer, const Device& device,
-                          std::span<const ScoredWindow> windows, std::span<const Plan> plans, const PlanEvaluationOptions& options = {}) {
+template <class Loader, backend Device>
+PlanScores evaluate_plans(const Config& config, const Loader& loader, const OuterWeights& outer, const Device& device, std::span<const ScoredWindow> windows,
+                          std::span<const Plan> plans, const PlanEvaluationOptions& options = {}) {
   return evaluate_plans(
       config, loader, outer, device, windows, plans, options, [](std::size_t, const PlanScores&) {}, [](std::size_t, std::size_t) {});
 }

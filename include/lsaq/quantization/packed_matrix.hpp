@@ -12,6 +12,7 @@
 
 #include <lsaq/error.hpp>
 #include <lsaq/half.hpp>
+#include <lsaq/kernels/cpu/pack_codes.hpp>
 #include <lsaq/quantization/granularity.hpp>
 #include <lsaq/types.hpp>
 
@@ -158,31 +159,3 @@ private:
 };
 
 } // namespace lsaq::inline v0
-
-namespace lsaq::inline v0::inline LSAQ_BASELINE {
-
-/// Writes n unsigned codes of `bits` bits in canonical order, and pads the row to whole 32-bit words with `padding`.
-inline void pack_codes(const std::uint8_t* codes, std::size_t n, unsigned bits, std::uint8_t padding, std::byte* row) noexcept {
-  const std::size_t row_bytes = packed_row_bytes(n, bits);
-  if (bits == 8) {
-    if (n != 0) std::memcpy(row, codes, n);
-    for (std::size_t i = n; i < row_bytes; ++i) row[i] = std::byte{padding};
-    return;
-  }
-  if (bits == 4) {
-    for (std::size_t i = 0; i < n / 2; ++i) row[i] = static_cast<std::byte>(codes[2 * i] | codes[2 * i + 1] << 4);
-    std::size_t i = n / 2;
-    if (n % 2 != 0) row[i++] = static_cast<std::byte>(codes[n - 1] | padding << 4);
-    for (; i < row_bytes; ++i) row[i] = static_cast<std::byte>(padding | padding << 4);
-    return;
-  }
-  std::uint64_t window = 0;
-  unsigned filled = 0;
-  std::size_t written = 0;
-  for (std::size_t i = 0; written < row_bytes; ++i) {
-    window |= std::uint64_t{i < n ? codes[i] : padding} << filled;
-    for (filled += bits; filled >= 8 && written < row_bytes; filled -= 8, window >>= 8) row[written++] = static_cast<std::byte>(window & 0xffu);
-  }
-}
-
-} // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -55,37 +55,24 @@ inline void check_format(const PackedFormat& format) {
 
 namespace detail {
 
-inline constexpr std::size_t quantize_chunk = 512; // a multiple of 32 columns, so chunks of any bit width end on a whole word
-
-/// Calls act(first column, values, count) for chunks of a row's columns [first, end), widened.
-template <class Act> void for_each_chunk(const CpuKernels& kernels, MatrixView view, std::size_t row, std::size_t first, std::size_t end, Act&& act) noexcept {
-  float values[quantize_chunk];
-  for (; first < end; first += quantize_chunk) {
-    const std::size_t count = std::min(quantize_chunk, end - first);
-    kernels.widen(view.row(row) + bytes_of(view.type, first), view.type, count, values);
-    act(first, values, count);
-  }
-}
-
 /// What decides a scale: the range of weights, or that one of them is not finite.
 struct ScaledRange {
   WeightRange range = {};
   bool finite = true;
 };
 
-/// The range of columns [first, end) of a row; of symmetric codes only the larger magnitude, as both ends.
-inline ScaledRange range_of(const CpuKernels& kernels, MatrixView view, std::size_t row, std::size_t first, std::size_t end, CodeRange codes) noexcept {
-  std::uint32_t largest = 0;
-  WeightRange range;
-  for_each_chunk(kernels, view, row, first, end, [&](std::size_t, const float* values, std::size_t count) {
-    largest = std::max(largest, kernels.magnitude_bits(values, count));
-    if (codes == CodeRange::symmetric) return;
-    for (std::size_t i = 0; i < count; ++i) range = {std::min(range.lowest, values[i]), std::max(range.highest, values[i])};
-  });
-  if (largest >= 0x7f800000u) return {{}, false};
-  const auto magnitude = std::bit_cast<float>(largest);
-  return {codes == CodeRange::symmetric ? WeightRange{-magnitude, magnitude} : range, true};
+inline ScaledRange range_of(Extremes extremes) noexcept {
+  if (std::max(extremes.positive, extremes.negative) >= 0x7f800000u) return {{}, false};
+  return {{-std::bit_cast<float>(extremes.negative), std::bit_cast<float>(extremes.positive)}, true};
 }
+
+/// Columns [first, end) of a row, as the kernels take them.
+inline Elements elements_of(MatrixView view, std::size_t row, std::size_t first, std::size_t end) noexcept {
+  return {view.row(row) + bytes_of(view.type, first), view.type, end - first};
+}
+
+/// Whether a scale is beyond its type.
+inline bool overflows(float scale) noexcept { return (std::bit_cast<std::uint32_t>(scale) & 0x7fffffffu) >= 0x7f800000u; }
 
 /// The fault of a range that can't be scaled: the first element of columns [first, end) that is not finite, or lies at an end of the range.
 inline QuantizationFault fault_of(MatrixView view, std::size_t row, std::size_t first, std::size_t end, const ScaledRange& scaled) noexcept {
@@ -99,43 +86,36 @@ inline QuantizationFault fault_of(MatrixView view, std::size_t row, std::size_t 
   return {};
 }
 
-/// Codes of columns [first, end) of a row with one scale; `first` is a multiple of 32.
-inline void quantize_columns(const CpuKernels& kernels, MatrixView view, std::size_t row, std::size_t first, std::size_t end, float scale,
-                             const PackedFormat& format, std::byte* codes) noexcept {
-  std::uint8_t unpacked[quantize_chunk];
-  const int offset = code_limit(format.bits) + 1;
-  const CodeBounds bounds{format.lowest_code(), format.highest_code(), offset};
-  const auto pack = [&](std::size_t column, std::size_t count) {
-    pack_codes(unpacked, count, format.bits, static_cast<std::uint8_t>(offset), codes + column * format.bits / 8);
-  };
-  if (scale == 0) {
-    std::memset(unpacked, offset, sizeof unpacked);
-    for (; first < end; first += quantize_chunk) pack(first, std::min(quantize_chunk, end - first));
-    return;
-  }
-  for_each_chunk(kernels, view, row, first, end, [&](std::size_t column, const float* values, std::size_t count) {
-    kernels.quantize(values, count, scale, bounds, unpacked);
-    pack(column, count);
-  });
-}
-
 /// Quantizes one row of `view` into row `target_row` of a packed matrix. `tensor_scale` is the scale of a matrix that has only one.
+///
+/// Two passes over as many groups as stay in the first-level cache; what follows in memory is fetched during the second.
 inline QuantizationFault quantize_row(const CpuKernels& kernels, MatrixView view, std::size_t row, const PackedFormat& format, float tensor_scale,
                                       std::byte* codes, std::byte* scales, std::size_t target_row) noexcept {
+  const CodeBounds bounds{format.lowest_code(), format.highest_code(), code_limit(format.bits) + 1};
+  const std::byte* const next_row = view.row(row + 1);
   if (format.grouping.whole_matrix) {
     if (target_row == 0) store_scale(tensor_scale, format.scale, scales, 0);
-    quantize_columns(kernels, view, row, 0, view.columns, tensor_scale, format, codes);
+    kernels.quantize_packed(elements_of(view, row, 0, view.columns), view.columns, &tensor_scale, bounds, codes, next_row);
     return {};
   }
+  constexpr std::size_t most_groups = 64, most_columns = 4096;
   const std::size_t groups = format.grouping.scales_per_row(view.columns);
   const std::size_t width = groups == 1 ? view.columns : format.grouping.columns;
-  for (std::size_t g = 0; g < groups; ++g) {
-    const std::size_t first = g * width, end = std::min(first + width, view.columns);
-    const ScaledRange scaled = range_of(kernels, view, row, first, end, format.range);
-    const float scale = scaled.finite ? stored_scale(scaled.range, format) : 0;
-    if (!scaled.finite || (std::bit_cast<std::uint32_t>(scale) & 0x7fffffffu) >= 0x7f800000u) return fault_of(view, row, first, end, scaled);
-    store_scale(scale, format.scale, scales, target_row * groups + g);
-    quantize_columns(kernels, view, row, first, end, scale, format, codes);
+  const std::size_t at_once = groups == 1 ? 1 : std::clamp<std::size_t>(most_columns / width, 1, most_groups);
+  for (std::size_t g = 0; g < groups; g += at_once) {
+    const std::size_t count = std::min(at_once, groups - g), first = g * width, end = std::min(first + count * width, view.columns);
+    const Elements elements = elements_of(view, row, first, end);
+    Extremes extremes[most_groups] = {};
+    float found[most_groups];
+    kernels.extremes(elements, width, format.range == CodeRange::full, extremes);
+    for (std::size_t i = 0; i < count; ++i) {
+      const ScaledRange scaled = range_of(extremes[i]);
+      found[i] = scaled.finite ? stored_scale(scaled.range, format) : 0;
+      if (!scaled.finite || overflows(found[i])) return fault_of(view, row, first + i * width, std::min(first + (i + 1) * width, end), scaled);
+      store_scale(found[i], format.scale, scales, target_row * groups + g + i);
+    }
+    const std::byte* const next = end < view.columns ? view.row(row) + bytes_of(view.type, end) : next_row;
+    kernels.quantize_packed(elements, width, found, bounds, codes + first * format.bits / 8, next);
   }
   return {};
 }
@@ -164,7 +144,9 @@ template <class Act> std::size_t first_bad_row(std::size_t rows, ExecutorRef exe
 inline QuantizationFault find_range(MatrixView view, WeightRange& range, const CpuKernels& kernels = select_kernels()) noexcept {
   const DefaultFloatEnvironment environment;
   for (std::size_t row = 0; row < view.rows; ++row) {
-    const detail::ScaledRange scaled = detail::range_of(kernels, view, row, 0, view.columns, CodeRange::full);
+    Extremes extremes;
+    kernels.extremes(detail::elements_of(view, row, 0, view.columns), view.columns, true, &extremes);
+    const detail::ScaledRange scaled = detail::range_of(extremes);
     if (!scaled.finite) return detail::fault_of(view, row, 0, view.columns, scaled);
     range = {std::min(range.lowest, scaled.range.lowest), std::max(range.highest, scaled.range.highest)};
   }
@@ -191,7 +173,7 @@ inline QuantizationFault quantize_rows(MatrixView block, std::size_t first_row, 
     }
     const DefaultFloatEnvironment environment;
     tensor_scale = stored_scale(*range, format);
-    if ((std::bit_cast<std::uint32_t>(tensor_scale) & 0x7fffffffu) >= 0x7f800000u) {
+    if (detail::overflows(tensor_scale)) {
       const float largest = std::max(-range->lowest, range->highest);
       for (std::size_t row = 0; row < block.rows; ++row)
         if (const QuantizationFault fault = detail::fault_of(block, row, 0, block.columns, {{-largest, largest}, true})) return fault;
@@ -270,10 +252,11 @@ inline int code_at(PackedView packed, std::size_t row, std::size_t column) noexc
 }
 
 /// Writes code x scale as FP32, one row of `out` for each row of `packed`. Throws InvalidArgument if the shapes differ.
-inline void dequantize(PackedView packed, MutableMatrixView out) {
+inline void dequantize(PackedView packed, MutableMatrixView out, ExecutorRef executor = {}) {
   if (out.rows != packed.rows || out.columns != packed.columns) fail<InvalidArgument>("dequantize: the output's shape is not the packed matrix's");
-  for (std::size_t r = 0; r < packed.rows; ++r)
+  executor.parallel_for(packed.rows, [&](std::size_t r) {
     for (std::size_t c = 0; c < packed.columns; ++c) out.row(r)[c] = static_cast<float>(code_at(packed, r, c)) * scale_at(packed, r, c);
+  });
 }
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -1,0 +1,106 @@
+// Statistics of the inputs of all linears, layer by layer over calibration windows.
+#pragma once
+
+#include <lsaq/models/layerwise.hpp>
+#include <lsaq/quantization/input_statistics.hpp>
+
+namespace lsaq::inline v0::llama::inline LSAQ_BASELINE {
+
+/// Statistics of a layer's four inputs, indexed by LinearInput, in the basis of the stored model. Those of attention and mlp are of the normalized residual
+/// stream before the norm's gain: gains as small as 1e-5 occur, and can be multiplied by later but not divided by.
+using LayerStatistics = std::array<InputStatistics, inputs_per_layer>;
+
+/// Collects statistics while layers run; used by calibrate() and by those who run layers themselves.
+template <backend Device> class LayerStatisticsCollector {
+public:
+  /// `windows` that take part; the last one in sixteen (at least one, if there are two) is held back, 512 of its inputs at most.
+  LayerStatisticsCollector(const Config& config, const Device& device, const Windows& windows) : config_(config), device_(device) {
+    first_held_back_ = windows.size() < 2 ? windows.size() : windows.size() - (windows.size() + 15) / 16;
+    std::size_t held_back = 0;
+    for (std::size_t w = first_held_back_; w < windows.size(); ++w) held_back += windows[w].size();
+    constexpr std::size_t most = 512;
+    step_ = std::max<std::size_t>(1, (held_back + most - 1) / most);
+    start_layer();
+  }
+
+  void start_layer() {
+    for (std::size_t i = 0; i < inputs_per_layer; ++i) statistics_[i] = InputStatistics(width_of(config_, static_cast<LinearInput>(i)));
+    seen_ = {};
+  }
+
+  /// Inputs of a window, as run_layer() shows them: for attention and mlp the residual stream before the norm.
+  void add(std::size_t window, LinearInput input, MatrixView rows) {
+    if (input == LinearInput::attention || input == LinearInput::mlp) rows = normalized(rows);
+    InputStatistics& statistics = statistics_[static_cast<std::size_t>(input)];
+    if (window < first_held_back_) return statistics.add(device_, rows);
+    std::size_t& seen = seen_[static_cast<std::size_t>(input)];
+    for (std::size_t r = 0; r < rows.rows; ++r, ++seen)
+      if (seen % step_ == 0) statistics.hold_back(rows.slice(r, 1));
+  }
+
+  LayerStatistics finish_layer() {
+    for (InputStatistics& statistics : statistics_) statistics.finish();
+    return std::move(statistics_);
+  }
+
+private:
+  MatrixView normalized(MatrixView rows) {
+    normalized_.resize(rows.rows * rows.columns);
+    const auto n = static_cast<Eigen::Index>(rows.columns);
+    for (std::size_t r = 0; r < rows.rows; ++r) {
+      const Eigen::Map<const Eigen::ArrayXf, Eigen::Unaligned> x(reinterpret_cast<const float*>(rows.row(r)), n);
+      const float mean = x.square().sum() / static_cast<float>(rows.columns);
+      detail::FloatArray(normalized_.data() + r * rows.columns, n) = x * (1.0f / std::sqrt(mean + static_cast<float>(config_.epsilon)));
+    }
+    return {normalized_.data(), rows.rows, rows.columns};
+  }
+
+  const Config& config_;
+  const Device& device_;
+  std::size_t first_held_back_ = 0, step_ = 1;
+  LayerStatistics statistics_;
+  std::array<std::size_t, inputs_per_layer> seen_ = {};
+  std::vector<float> normalized_;
+};
+
+/// Runs the model over `windows` and gives the statistics of every layer in turn: on_layer(layer, LayerStatistics), from `first_layer` on.
+///
+/// `loader` is of the stored model, kept as it is stored. `on_step(steps done, steps in all)` is called after each window of a layer; what the callbacks throw
+/// ends the calibration. Memory: one layer's weights and statistics, the residual stream of all windows, working memory of the longest. Throws as
+/// LayerwisePass.
+template <backend Device, class OnLayer, class OnStep>
+void calibrate(const Config& config, const WeightLoader& loader, const OuterWeights& outer, const Device& device, const Windows& windows, OnLayer&& on_layer,
+               OnStep&& on_step) {
+  LayerStatisticsCollector<Device> collector(config, device, windows);
+  LayerwisePass<Device> pass(config, loader, outer, device, windows);
+  std::size_t window = 0;
+  while (!pass.complete()) {
+    const std::size_t layer = pass.boundary();
+    collector.start_layer();
+    pass.run_layer([](std::size_t, const LayerWeights&) {},
+                   [&](std::size_t w) {
+                     on_step(layer * windows.size() + w, config.layers * windows.size());
+                     window = w;
+                   },
+                   [&](LinearInput input, MatrixView rows) { collector.add(window, input, rows); });
+    on_layer(layer, collector.finish_layer());
+  }
+  on_step(config.layers * windows.size(), config.layers * windows.size());
+}
+
+/// The statistics of an input of the transformed model. `gain` is the norm's as it is stored, for attention and mlp.
+inline InputStatistics transformed(InputStatistics statistics, const ModelTransform* transform, std::size_t layer, LinearInput input,
+                                   std::span<const float> gain, ExecutorRef executor = {}) {
+  const bool normed = input == LinearInput::attention || input == LinearInput::mlp;
+  const bool gain_is_folded = transform != nullptr && !transform->residual().empty();
+  if (normed && !gain_is_folded) statistics.multiply(gain);
+  if (transform == nullptr) return statistics;
+  if (std::vector<float> factors = transform->factors(layer, input); !factors.empty()) {
+    for (float& factor : factors) factor = 1 / factor;
+    statistics.multiply(factors);
+  }
+  if (const Rotation& rotation = transform->rotation_of(input); !rotation.empty()) statistics.rotate(rotation, executor);
+  return statistics;
+}
+
+} // namespace lsaq::inline v0::llama::inline LSAQ_BASELINE

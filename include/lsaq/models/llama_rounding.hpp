@@ -1,0 +1,98 @@
+// Layers rounded by a policy that looks at calibration statistics, in the place of a WeightLoader.
+#pragma once
+
+#include <lsaq/models/llama_calibration.hpp>
+#include <lsaq/quantization/rounding.hpp>
+
+#include <functional>
+
+namespace lsaq::inline v0::llama {
+
+/// How the linears of a model are rounded; their bits are the plan's.
+struct ModelRounding {
+  Rounding rounding = Rounding::nearest;
+  Grouping grouping = {};
+  CodeRange range = CodeRange::symmetric;
+  ScaleType scale = ScaleType::f16;
+  GptqOptions gptq = {};
+
+  PackedFormat format(unsigned bits) const noexcept { return {.bits = bits, .scale = scale, .grouping = grouping, .range = range}; }
+};
+
+/// What rounding a linear cost on the inputs that were held back.
+struct RoundingReport {
+  std::size_t layer = 0;
+  Linear linear = Linear::q;
+  unsigned bits = 16;
+  Rounding rounding = Rounding::nearest; ///< the policy that was kept
+  double output = 0;                     ///< mean |X W^T|^2
+  double errors[3] = {};                 ///< by Rounding: mean |X (W - W')^T|^2
+  double seconds = 0;
+
+  double error() const noexcept { return errors[static_cast<std::size_t>(rounding)]; }
+};
+
+} // namespace lsaq::inline v0::llama
+
+namespace lsaq::inline v0::llama::inline LSAQ_BASELINE {
+
+/// Gives layers rounded by a policy, from a WeightLoader's weights and statistics found before.
+class RoundingLoader {
+public:
+  /// `statistics(layer)` gives those of a layer, in the basis of the stored model; it is asked once for each layer() that quantizes, unless rounding is
+  /// Nearest.
+  RoundingLoader(WeightLoader loader, ModelRounding rounding, std::function<LayerStatistics(std::size_t)> statistics)
+      : loader_(std::move(loader)), rounding_(rounding), statistics_(std::move(statistics)) {}
+
+  /// Is told about every linear that was rounded with statistics.
+  RoundingLoader& on_rounded(std::function<void(const RoundingReport&)> report) {
+    report_ = std::move(report);
+    return *this;
+  }
+
+  const WeightLoader& weights() const noexcept { return loader_; }
+  const ModelRounding& rounding() const noexcept { return rounding_; }
+
+  template <backend Device> OuterWeights outer(const Device& device) const { return loader_.outer(device); }
+
+  /// As WeightLoader::layer(). Memory: a linear's weights as FP32 three times, one input's statistics transformed, and its factor for GPTQ. Throws what the
+  /// loader and the policies throw.
+  template <backend Device, class BitsOf> LayerWeights layer(const Device& device, std::size_t layer, BitsOf&& bits_of) const {
+    LayerStatistics stored;
+    std::optional<InputStatistics> inputs;
+    std::optional<GptqFactor> factor;
+    LinearInput current = LinearInput::attention;
+    bool any = false;
+    return loader_.layer(device, layer, bits_of, rounding_.format(0), [&](Linear linear, unsigned bits) -> std::optional<PackedMatrix> {
+      if (rounding_.rounding == Rounding::nearest) return std::nullopt;
+      if (!any) stored = statistics_(layer);
+      const LinearInput input = input_of(linear);
+      if (!any || input != current) {
+        factor.reset();
+        inputs = transformed(std::move(stored[static_cast<std::size_t>(input)]), loader_.transform().get(), layer, input, loader_.gain_of(layer, input),
+                             device.executor());
+        current = input;
+        any = true;
+        if (rounding_.rounding == Rounding::gptq) factor.emplace(*inputs, rounding_.gptq, device.executor());
+      }
+      const std::vector<float> weights = loader_.weights_of(layer, linear);
+      const MatrixShape shape = shape_of(loader_.config(), linear);
+      RoundedMatrix rounded = round_guarded(device, MatrixView(weights.data(), shape.rows, shape.columns), *inputs, factor ? &*factor : nullptr,
+                                            rounding_.rounding, rounding_.format(bits));
+      if (report_) {
+        RoundingReport report{.layer = layer, .linear = linear, .bits = bits, .rounding = rounded.rounding, .output = rounded.output};
+        std::copy(std::begin(rounded.errors), std::end(rounded.errors), report.errors);
+        report_(report);
+      }
+      return std::move(rounded.packed);
+    });
+  }
+
+private:
+  WeightLoader loader_;
+  ModelRounding rounding_;
+  std::function<LayerStatistics(std::size_t)> statistics_;
+  std::function<void(const RoundingReport&)> report_;
+};
+
+} // namespace lsaq::inline v0::llama::inline LSAQ_BASELINE
