@@ -65,7 +65,8 @@ Windows calibration_windows(const Model& model, const CalibrationOptions& option
   if (whole == 0)
     lsaq::fail<lsaq::BadInput>(fmt::format("{}: {} tokens do not fill one window of {}; give a longer text or a smaller --window-length", origin, tokens.size(),
                                            options.window_length));
-  if (whole < options.windows) note(fmt::format("note: {} gives {} windows of {} tokens, not {}", origin, whole, options.window_length, options.windows));
+  if (whole < options.windows && !options.fewer_will_do)
+    note(fmt::format("note: {} gives {} windows of {} tokens, not {}", origin, whole, options.window_length, options.windows));
   if (!options.seed) return cut_windows(tokens, options.window_length, options.windows);
   const Windows all = cut_windows(tokens, options.window_length, whole);
   std::mt19937_64 random(*options.seed);

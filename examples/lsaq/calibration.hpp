@@ -16,11 +16,12 @@ using Windows = std::vector<std::vector<lsaq::TokenId>>;
 
 /// Where windows come from and how they are cut.
 struct CalibrationOptions {
-  std::string text_file;      ///< --text; empty: the built-in text
-  std::string token_ids_file; ///< --token-ids; used instead of text if set
+  std::string text_file = {};      ///< --text; empty: the built-in text
+  std::string token_ids_file = {}; ///< --token-ids; used instead of text if set
   std::size_t windows = 32;
   std::size_t window_length = 128;
-  std::optional<std::uint64_t> seed; ///< --seed: windows are drawn at random from the text; unset: the first ones
+  bool fewer_will_do = false;             ///< a text with fewer windows is no surprise
+  std::optional<std::uint64_t> seed = {}; ///< --seed: windows are drawn at random from the text; unset: the first ones
 };
 
 void add_calibration_options(CLI::App& verb, CalibrationOptions& options);

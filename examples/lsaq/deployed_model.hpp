@@ -5,6 +5,7 @@
 
 #include <lsaq/deployment/cpu.hpp>
 #include <lsaq/models/evaluation.hpp>
+#include <lsaq/models/llama_rounding.hpp>
 #include <lsaq/planning/plan.hpp>
 
 namespace command {
@@ -14,8 +15,9 @@ class DeployedModel {
 public:
   using Device = lsaq::Backend<lsaq::Cpu>;
 
-  /// Quantizes and deploys layer by layer; shows progress, can be interrupted. `model` must outlive it. Throws BadInput, std::bad_alloc, Interrupted.
-  DeployedModel(const Model& model, const lsaq::Plan& plan, const Device& device, std::size_t context);
+  /// Quantizes and deploys layer by layer, as `loader` rounds; shows progress, can be interrupted. `model` must outlive it. Throws what the loader does,
+  /// BadInput, std::bad_alloc, Interrupted.
+  DeployedModel(const Model& model, const lsaq::Plan& plan, const lsaq::llama::RoundingLoader& loader, const Device& device, std::size_t context);
   DeployedModel(const DeployedModel&) = delete;
   DeployedModel& operator=(const DeployedModel&) = delete;
 

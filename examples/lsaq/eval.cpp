@@ -23,21 +23,32 @@ struct Options {
   std::string model;
   std::string plan_file;
   unsigned bits = 16;
+  RoundingOptions rounding;
   EvaluationText text;
   std::string protocol = "every";
   bool divergence = false;
 };
 
-lsaq::Plan wanted_plan(const Options& options, const Model& model) {
-  if (!options.plan_file.empty()) return read_plan(options.plan_file, model).plan;
+/// Bits and rounding: the plan's where there is one, options first.
+struct Wanted {
+  lsaq::Plan plan;
+  Quantization quantization;
+};
+
+Wanted wanted(const Options& options, const Model& model) {
+  if (!options.plan_file.empty()) {
+    ReadPlan read = read_plan(options.plan_file, model);
+    return {std::move(read.file.plan), quantization_of(options.rounding, read.quantization)};
+  }
   lsaq::Plan plan{.bits = std::vector<unsigned>(model.config.layers, options.bits)};
   plan.average_bits = options.bits;
-  return plan;
+  return {std::move(plan), quantization_of(options.rounding)};
 }
 
 /// Likelihoods by the decoder that would be deployed.
-std::vector<llama::WindowScore> score_deployed(const Model& model, const lsaq::Plan& plan, const Device& device, const EvaluationWindows& text) {
-  DeployedModel deployed(model, plan, device, text.longest);
+std::vector<llama::WindowScore> score_deployed(const Model& model, const lsaq::Plan& plan, const llama::RoundingLoader& loader, const Device& device,
+                                               const EvaluationWindows& text) {
+  DeployedModel deployed(model, plan, loader, device, text.longest);
   std::vector<llama::WindowScore> scores;
   Progress progress("perplexity: window", text.windows.size());
   for (const llama::ScoredWindow& window : text.windows) {
@@ -50,8 +61,8 @@ std::vector<llama::WindowScore> score_deployed(const Model& model, const lsaq::P
 }
 
 /// The plan beside the unquantized model, layer by layer.
-llama::PlanScores score_beside_reference(const Model& model, const lsaq::Plan& plan, const Device& device, const EvaluationWindows& text) {
-  const llama::WeightLoader loader(model.source, model.config, device.executor());
+llama::PlanScores score_beside_reference(const Model& model, const lsaq::Plan& plan, const llama::RoundingLoader& loader, const Device& device,
+                                         const EvaluationWindows& text) {
   const llama::OuterWeights outer = loader.outer(device);
   std::optional<Progress> progress;
   return llama::evaluate_plans(
@@ -76,19 +87,19 @@ void evaluate(Options options, const Global& global) {
   options.text.protocol = *protocol_named(options.protocol);
   if (options.text.stride && options.text.protocol != llama::Protocol::strided) lsaq::fail<lsaq::InvalidArgument>("--stride belongs to --protocol strided");
   const Model model(options.model);
-  const lsaq::Plan plan = wanted_plan(options, model);
+  const auto [plan, quantization] = wanted(options, model);
   const EvaluationWindows text = evaluation_windows(model, options.text);
 
   lsaq::ThreadPool pool(global.threads);
   const Device device(pool);
+  const llama::RoundingLoader loader = rounding_loader(model, quantization, options.rounding, device);
   const Stopwatch watch;
   llama::PlanScores beside;
-  if (options.divergence) beside = score_beside_reference(model, plan, device, text);
-  const std::vector<llama::WindowScore> scores = options.divergence ? beside.plans[0] : score_deployed(model, plan, device, text);
+  if (options.divergence) beside = score_beside_reference(model, plan, loader, device, text);
+  const std::vector<llama::WindowScore> scores = options.divergence ? beside.plans[0] : score_deployed(model, plan, loader, device, text);
   const double seconds = watch.seconds();
   const llama::Estimate nll = llama::nll_of(scores);
-  const lsaq::ModelShape shape = llama::model_shape(model.config);
-  const lsaq::Bytes bytes = lsaq::weight_bytes(shape, plan) + shape.embedding_bytes;
+  const lsaq::Bytes bytes = model_bytes_of(model.config, plan, quantization.rounding.grouping).total;
   if (global.json) {
     nlohmann::json json{{"schema", "lsaq.eval/1"},
                         {"model", model.config.name},
@@ -100,6 +111,7 @@ void evaluate(Options options, const Global& global) {
                         {"windows", text.windows.size()},
                         {"context", text.longest},
                         {"average_bits", plan.average_bits},
+                        {"rounding", quantization.describe()},
                         {"bytes_weights", bytes},
                         {"seconds", seconds}};
     if (text.stride != 0) json["stride"] = text.stride;
@@ -124,8 +136,9 @@ void evaluate(Options options, const Global& global) {
     report += fmt::format("KL divergence from FP16 {} nats a token\n", with_error(llama::kl_of(scores), 6));
     report += fmt::format("same likeliest token as FP16 {}%\n", with_error({100 * agreement.mean, 100 * agreement.error}, 2));
   }
-  report += fmt::format("{} windows of at most {} tokens, {}\naverage {:.4g} bits a weight, model {} ({} bytes), {:.1f} s\n", text.windows.size(), text.longest,
-                        describe(options.text.protocol, text.stride), plan.average_bits, lsaq::format_bytes(bytes), bytes, seconds);
+  report +=
+      fmt::format("{} windows of at most {} tokens, {}\naverage {:.4g} bits a weight, {}\nmodel {} ({} bytes), {:.1f} s\n", text.windows.size(), text.longest,
+                  describe(options.text.protocol, text.stride), plan.average_bits, quantization.describe(), lsaq::format_bytes(bytes), bytes, seconds);
   print_text(report);
 }
 
@@ -137,6 +150,8 @@ void add_eval(CLI::App& app, Global& global) {
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   CLI::Option* bits = verb->add_option("--bits", options->bits, "Bits of every layer: 16, or 2 to 8")->capture_default_str();
   verb->add_option("--plan", options->plan_file, "Bits by this plan")->excludes(bits);
+  add_rounding_options(*verb, options->rounding);
+  add_rounding_calibration_options(*verb, options->rounding);
   verb->add_option("--perplexity", options->text.text_file, "Text to score, in windows of --context tokens");
   verb->add_option("--token-ids", options->text.token_ids_file, "Token ids to score: a JSON array of arrays, each a window");
   verb->add_option("--context", options->text.context, "Tokens of a window of text (default: 512)")->check(CLI::Range(2, 1 << 30));

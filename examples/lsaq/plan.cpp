@@ -20,6 +20,7 @@ struct Options {
   std::string output;
   std::size_t context = 0;
   BudgetOptions budget;
+  RoundingOptions rounding;
 };
 
 lsaq::Bytes available_memory(const BudgetOptions& options) {
@@ -54,7 +55,10 @@ void plan(const Options& options, const Global& global) {
       importance = read_importance(options.budget.importance_file, config.layers);
     }
   }
-  lsaq::PlanFile file = make_plan(importance, config, make_budget(options.budget, config, available_memory(options.budget), options.context), options.context);
+  const Quantization quantization = quantization_of(options.rounding);
+  const lsaq::MemoryBudget budget = make_budget(options.budget, config, available_memory(options.budget), options.context, quantization.rounding.grouping);
+  lsaq::PlanFile file = make_plan(importance, config, budget, options.context);
+  quantization.write_to(file);
   file.model_sha256 = hash;
   if (importance.metric == "none") note("note: without --importance, layers are lowered in their order");
   const nlohmann::json json = lsaq::plan_to_json(file);
@@ -74,6 +78,7 @@ void add_plan(CLI::App& app, Global& global) {
   add_budget_options(*verb, options->budget);
   verb->add_option("--context", options->context, "Count KV cache and activations for this many positions (default: left to the reserve)")
       ->check(CLI::Range(1, 1 << 30));
+  add_rounding_options(*verb, options->rounding);
   verb->add_option("--planner", options->planner, "Planning rule")->capture_default_str()->check(CLI::IsMember({"paper"}));
   verb->add_option("-o,--output", options->output, "Write the plan to this JSON file");
   add_global_options(*verb, global);

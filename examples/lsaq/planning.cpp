@@ -64,9 +64,11 @@ void check_context(const lsaq::llama::Config& config, std::size_t context) {
     lsaq::fail<lsaq::InvalidArgument>(fmt::format("--context {}: the model was made for at most {} positions", context, config.longest_context));
 }
 
-lsaq::MemoryBudget make_budget(const BudgetOptions& options, const lsaq::llama::Config& config, lsaq::Bytes memory, std::size_t context) {
+lsaq::MemoryBudget make_budget(const BudgetOptions& options, const lsaq::llama::Config& config, lsaq::Bytes memory, std::size_t context,
+                               lsaq::Grouping grouping) {
   check_context(config, context);
   lsaq::MemoryBudget budget{.memory = memory};
+  budget.grouping = grouping;
   if (context != 0) {
     budget.kv_cache = lsaq::kv_cache_bytes(config.layers, config.kv_heads, config.head_size, context);
     budget.activations = lsaq::llama::workspace_bytes(config, context);
@@ -95,7 +97,14 @@ lsaq::PlanFile make_plan(const lsaq::Importance& importance, const lsaq::llama::
   return file;
 }
 
-lsaq::PlanFile read_plan(const std::filesystem::path& path, const Model& model) {
+lsaq::PlanBytes model_bytes_of(const lsaq::llama::Config& config, const lsaq::Plan& plan, lsaq::Grouping grouping) {
+  const lsaq::ModelShape shape = lsaq::llama::model_shape(config);
+  lsaq::PlanBytes bytes{.weights = lsaq::weight_bytes(shape, plan, lsaq::ScaleType::f16, grouping), .embedding = shape.embedding_bytes};
+  bytes.total = bytes.weights + bytes.embedding;
+  return bytes;
+}
+
+ReadPlan read_plan(const std::filesystem::path& path, const Model& model) {
   const std::string name = lsaq::printable_path(path);
   lsaq::PlanFile file = lsaq::plan_from_json(lsaq::parse_json(read_file(path), name), name);
   if (file.plan.bits.size() != model.config.layers)
@@ -103,13 +112,7 @@ lsaq::PlanFile read_plan(const std::filesystem::path& path, const Model& model) 
   if (!file.model_sha256.empty() && file.model_sha256 != model_sha256(model.source))
     lsaq::fail<lsaq::BadInput>(fmt::format("{}: made for another model: its model_sha256 is {}, this model's is {}", name,
                                            lsaq::printable(file.model_sha256, 64), model_sha256(model.source)));
-  const auto expect = [&](const char* field, const std::string& value, const char* wanted) {
-    if (value != wanted)
-      lsaq::fail<lsaq::BadInput>(fmt::format("{}: \"{}\" is \"{}\"; this program deploys \"{}\"", name, field, lsaq::printable(value), wanted));
-  };
-  expect("rounding", file.rounding, "nearest");
-  expect("granularity", file.granularity, "channel");
-  expect("scale", file.scale, "f16");
+  const Quantization quantization = Quantization::of_plan(file, name);
   const lsaq::ModelShape shape = lsaq::llama::model_shape(model.config);
   for (const auto& [key, bits] : file.plan.tensors) {
     const auto is_it = [&, linear = key.substr(key.find('.') + 1)](const lsaq::LinearShape& known) { return known.name == linear; };
@@ -117,9 +120,8 @@ lsaq::PlanFile read_plan(const std::filesystem::path& path, const Model& model) 
       lsaq::fail<lsaq::BadInput>(fmt::format("{}: \"tensors\" names model.layers.{}, which is no linear of this model", name, lsaq::printable(key)));
   }
   file.plan.average_bits = lsaq::average_bits(shape, file.plan);
-  file.plan.bytes = {.weights = lsaq::weight_bytes(shape, file.plan), .embedding = shape.embedding_bytes};
-  file.plan.bytes.total = file.plan.bytes.weights + file.plan.bytes.embedding;
-  return file;
+  file.plan.bytes = model_bytes_of(model.config, file.plan, quantization.rounding.grouping);
+  return {std::move(file), quantization};
 }
 
 } // namespace command

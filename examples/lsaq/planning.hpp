@@ -2,6 +2,7 @@
 #pragma once
 
 #include "detect.hpp"
+#include "rounding_options.hpp"
 
 #include <lsaq/formats/plan_file.hpp>
 #include <lsaq/planning/planner.hpp>
@@ -21,8 +22,9 @@ void add_budget_options(CLI::App& verb, BudgetOptions& options);
 /// Reads an amount of memory given with `option`. Throws InvalidArgument.
 lsaq::Bytes bytes_option(const char* option, const std::string& text);
 
-/// The budget for `shape` and `memory` bytes; context 0 leaves KV cache and activations to the reserve.
-lsaq::MemoryBudget make_budget(const BudgetOptions& options, const lsaq::llama::Config& config, lsaq::Bytes memory, std::size_t context);
+/// The budget for `memory` bytes and scales of `grouping`; context 0 leaves KV cache and activations to the reserve.
+lsaq::MemoryBudget make_budget(const BudgetOptions& options, const lsaq::llama::Config& config, lsaq::Bytes memory, std::size_t context,
+                               lsaq::Grouping grouping = {});
 
 /// Throws Infeasible: `what` needs more bytes than are available, in units people read and to the byte.
 [[noreturn]] void fail_infeasible(const std::string& what, lsaq::Bytes needed, lsaq::Bytes available);
@@ -30,8 +32,17 @@ lsaq::MemoryBudget make_budget(const BudgetOptions& options, const lsaq::llama::
 /// The plan by the paper's rule. Throws Infeasible with a sentence in units people read.
 lsaq::PlanFile make_plan(const lsaq::Importance& importance, const lsaq::llama::Config& config, const lsaq::MemoryBudget& budget, std::size_t context);
 
+/// A plan file and how it says weights are rounded.
+struct ReadPlan {
+  lsaq::PlanFile file;
+  Quantization quantization;
+};
+
 /// Reads a plan file for a model. Throws BadInput if its layer count or hash is another model's.
-lsaq::PlanFile read_plan(const std::filesystem::path& path, const Model& model);
+ReadPlan read_plan(const std::filesystem::path& path, const Model& model);
+
+/// Bytes of weights and embedding by a plan's bits and a grouping of scales.
+lsaq::PlanBytes model_bytes_of(const lsaq::llama::Config& config, const lsaq::Plan& plan, lsaq::Grouping grouping);
 
 /// The context wanted, checked; if none was, the usual one or the model's longest if that is shorter.
 std::size_t context_of(const lsaq::llama::Config& config, std::optional<std::size_t> wanted, std::size_t usual);

@@ -30,6 +30,7 @@ struct Options {
   double temperature = 0;
   std::uint64_t seed = 0;
   BudgetOptions budget;
+  RoundingOptions rounding;
 };
 
 /// What a generation gave.
@@ -115,12 +116,16 @@ void run(Options options, const Global& global) {
 
   // Importance and plan, or a plan made before.
   lsaq::PlanFile plan;
+  Quantization quantization = quantization_of(options.rounding);
   std::optional<Detected> found;
   lsaq::Device chosen = choose(options.budget);
   if (!options.plan_file.empty()) {
-    plan = read_plan(options.plan_file, model);
-    lsaq::MemoryBudget budget = make_budget(options.budget, model.config, chosen.free_bytes, options.context);
+    ReadPlan read = read_plan(options.plan_file, model);
+    plan = std::move(read.file);
+    quantization = quantization_of(options.rounding, read.quantization);
+    const lsaq::MemoryBudget budget = make_budget(options.budget, model.config, chosen.free_bytes, options.context);
     lsaq::PlanBytes& bytes = plan.plan.bytes;
+    bytes = model_bytes_of(model.config, plan.plan, quantization.rounding.grouping);
     bytes.kv_cache = budget.kv_cache;
     bytes.activations = budget.activations;
     bytes.reserve = budget.reserve.value_or(0);
@@ -128,7 +133,8 @@ void run(Options options, const Global& global) {
     bytes.memory = chosen.free_bytes;
     if (bytes.total > bytes.memory) fail_infeasible("the plan of " + lsaq::printable(options.plan_file), bytes.total, bytes.memory);
   } else {
-    const lsaq::MemoryBudget now = make_budget(options.budget, model.config, chosen.free_bytes, options.context);
+    const lsaq::Grouping grouping = quantization.rounding.grouping;
+    const lsaq::MemoryBudget now = make_budget(options.budget, model.config, chosen.free_bytes, options.context, grouping);
     lsaq::Importance any;
     any.scores.assign(model.config.layers, 0.0);
     (void)make_plan(any, model.config, now, options.context); // too little memory is known before anything is measured
@@ -143,16 +149,19 @@ void run(Options options, const Global& global) {
                 : "importance: from " + lsaq::printable(options.budget.importance_file) + "\n"));
     release_freed_memory();
     chosen = choose(options.budget); // measuring took a while: look again
-    plan = make_plan(found->importance, model.config, make_budget(options.budget, model.config, chosen.free_bytes, options.context), options.context);
+    plan = make_plan(found->importance, model.config, make_budget(options.budget, model.config, chosen.free_bytes, options.context, grouping), options.context);
   }
+  quantization.write_to(plan);
   if (!global.json) {
     note(fmt::format("device: {} with {} free ({})\n", chosen.id, lsaq::format_bytes(chosen.free_bytes), chosen.limited_by));
     note(lsaq::plan_table(plan.plan));
+    note("rounding: " + quantization.describe() + "\n");
   }
 
   // Quantize and deploy.
   const Stopwatch load;
-  DeployedModel deployed(model, plan.plan, device, options.context);
+  const lsaq::llama::RoundingLoader loader = rounding_loader(model, quantization, options.rounding, device);
+  DeployedModel deployed(model, plan.plan, loader, device, options.context);
   const double load_seconds = load.seconds();
   const lsaq::PlanBytes& planned = plan.plan.bytes;
   const lsaq::PlanBytes allocated = deployed.allocated();
@@ -213,6 +222,8 @@ void add_run(CLI::App& app, Global& global) {
   verb->add_option("--seed", options->seed, "Seed of the drawing at a temperature")->capture_default_str()->check(CLI::NonNegativeNumber);
   add_budget_options(*verb, options->budget);
   verb->add_option("--plan", options->plan_file, "Deploy this plan instead of making one");
+  add_rounding_options(*verb, options->rounding);
+  add_rounding_calibration_options(*verb, options->rounding);
   add_global_options(*verb, global);
   verb->footer("The text goes to standard output, the report to standard error.");
   verb->callback([options, &global] { run(*options, global); });

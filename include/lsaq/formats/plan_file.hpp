@@ -18,6 +18,8 @@ struct PlanFile {
   std::string planner = "paper";
   std::string rounding = "nearest";
   std::string granularity = "channel";
+  std::string codes = "symmetric"; ///< or "full"
+  std::string rotation = "none";   ///< bases of the model that were changed: "residual", "heads", "ffn", joined by "+"
   std::string scale = "f16";
   std::string format = "packed";
   std::size_t context = 0; ///< positions the KV cache was counted for; 0: left to the reserve
@@ -37,6 +39,8 @@ inline nlohmann::json plan_to_json(const PlanFile& file) {
                       {"planner", file.planner},
                       {"rounding", file.rounding},
                       {"granularity", file.granularity},
+                      {"codes", file.codes},
+                      {"rotation", file.rotation},
                       {"scale", file.scale},
                       {"format", file.format},
                       {"context", file.context},
@@ -105,6 +109,8 @@ inline PlanFile plan_from_json(const nlohmann::json& json, const std::string& na
   text("planner", file.planner);
   text("rounding", file.rounding);
   text("granularity", file.granularity);
+  text("codes", file.codes);
+  text("rotation", file.rotation);
   text("scale", file.scale);
   text("format", file.format);
   const auto number = [&](const char* key, auto& target) {

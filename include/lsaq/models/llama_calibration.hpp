@@ -10,7 +10,7 @@ namespace lsaq::inline v0::llama::inline LSAQ_BASELINE {
 /// stream before the norm's gain: gains as small as 1e-5 occur, and can be multiplied by later but not divided by.
 using LayerStatistics = std::array<InputStatistics, inputs_per_layer>;
 
-/// Collects statistics while layers run; used by calibrate() and by those who run layers themselves.
+/// Collects statistics while layers run; used by calibrate_layer() and by engines that run layers themselves.
 template <backend Device> class LayerStatisticsCollector {
 public:
   /// `windows` that take part; the last one in sixteen (at least one, if there are two) is held back, 512 of its inputs at most.
@@ -63,29 +63,19 @@ private:
   std::vector<float> normalized_;
 };
 
-/// Runs the model over `windows` and gives the statistics of every layer in turn: on_layer(layer, LayerStatistics), from `first_layer` on.
-///
-/// `loader` is of the stored model, kept as it is stored. `on_step(steps done, steps in all)` is called after each window of a layer; what the callbacks throw
-/// ends the calibration. Memory: one layer's weights and statistics, the residual stream of all windows, working memory of the longest. Throws as
-/// LayerwisePass.
-template <backend Device, class OnLayer, class OnStep>
-void calibrate(const Config& config, const WeightLoader& loader, const OuterWeights& outer, const Device& device, const Windows& windows, OnLayer&& on_layer,
-               OnStep&& on_step) {
-  LayerStatisticsCollector<Device> collector(config, device, windows);
-  LayerwisePass<Device> pass(config, loader, outer, device, windows);
+/// Runs the next layer of a pass over all its windows and gives the statistics of its inputs. on_window(w) is called before each window; what it throws ends
+/// the pass. Memory beside the pass's: one layer's statistics. Throws as LayerwisePass and InputStatistics.
+template <backend Device, class OnWindow>
+LayerStatistics calibrate_layer(LayerwisePass<Device>& pass, LayerStatisticsCollector<Device>& collector, OnWindow&& on_window) {
   std::size_t window = 0;
-  while (!pass.complete()) {
-    const std::size_t layer = pass.boundary();
-    collector.start_layer();
-    pass.run_layer([](std::size_t, const LayerWeights&) {},
-                   [&](std::size_t w) {
-                     on_step(layer * windows.size() + w, config.layers * windows.size());
-                     window = w;
-                   },
-                   [&](LinearInput input, MatrixView rows) { collector.add(window, input, rows); });
-    on_layer(layer, collector.finish_layer());
-  }
-  on_step(config.layers * windows.size(), config.layers * windows.size());
+  collector.start_layer();
+  pass.run_layer([](std::size_t, const LayerWeights&) {},
+                 [&](std::size_t w) {
+                   on_window(w);
+                   window = w;
+                 },
+                 [&](LinearInput input, MatrixView rows) { collector.add(window, input, rows); });
+  return collector.finish_layer();
 }
 
 /// The statistics of an input of the transformed model. `gain` is the norm's as it is stored, for attention and mlp.

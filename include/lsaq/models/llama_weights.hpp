@@ -188,8 +188,8 @@ struct ModelWeights {
 };
 
 /// Deploys the model by the plan; `progress(layers done)` is called after each layer. Throws BadInput, InvalidArgument, std::bad_alloc.
-template <backend Device>
-ModelWeights load_weights(const WeightLoader& loader, const Config& config, const Plan& plan, const Device& device,
+template <backend Device, class Loader>
+ModelWeights load_weights(const Loader& loader, const Config& config, const Plan& plan, const Device& device,
                           const std::function<void(std::size_t)>& progress = {}) {
   if (plan.bits.size() != config.layers)
     fail<BadInput>("the plan has bits for " + std::to_string(plan.bits.size()) + " layers, the model has " + std::to_string(config.layers));

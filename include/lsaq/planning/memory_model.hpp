@@ -1,6 +1,7 @@
 // Exact bytes of a model at given bits: what the deployment will allocate, to the byte.
 //
-// The paper's model: embedding, head and norms stay 16-bit; a quantized linear takes its codes (rows padded to 32-bit words) and one scale a row.
+// The paper's model: embedding, head and norms stay 16-bit; a quantized linear takes its codes (rows padded to 32-bit words) and its scales: one a row, unless
+// a grouping says otherwise.
 #pragma once
 
 #include <lsaq/planning/plan.hpp>
@@ -11,9 +12,9 @@
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
-/// Bytes of a linear at `bits`: 2 to 8 packed with scales of `scale`, 16 as F16 or BF16.
-constexpr Bytes linear_bytes(const LinearShape& linear, unsigned bits, ScaleType scale = ScaleType::f16) noexcept {
-  const Bytes one = bits == 16 ? Bytes{2} * linear.rows * linear.columns : packed_bytes({linear.rows, linear.columns}, bits, scale);
+/// Bytes of a linear at `bits`: 2 to 8 packed with scales of `scale` for each row, group or matrix, 16 as F16 or BF16.
+constexpr Bytes linear_bytes(const LinearShape& linear, unsigned bits, ScaleType scale = ScaleType::f16, Grouping grouping = {}) noexcept {
+  const Bytes one = bits == 16 ? Bytes{2} * linear.rows * linear.columns : packed_bytes({linear.rows, linear.columns}, bits, scale, grouping);
   return one * linear.count;
 }
 
@@ -21,35 +22,35 @@ constexpr Bytes linear_bytes(const LinearShape& linear, unsigned bits, ScaleType
 constexpr unsigned effective_bits(const LinearShape& linear, unsigned bits) noexcept { return linear.pinned != 0 ? linear.pinned : bits; }
 
 /// Bytes of a whole layer planned at `bits`, norms included.
-constexpr Bytes layer_bytes(const LayerShape& layer, unsigned bits, ScaleType scale = ScaleType::f16) noexcept {
+constexpr Bytes layer_bytes(const LayerShape& layer, unsigned bits, ScaleType scale = ScaleType::f16, Grouping grouping = {}) noexcept {
   Bytes sum = layer.fixed_bytes;
-  for (const LinearShape& linear : layer.linears) sum += linear_bytes(linear, effective_bits(linear, bits), scale);
+  for (const LinearShape& linear : layer.linears) sum += linear_bytes(linear, effective_bits(linear, bits), scale, grouping);
   return sum;
 }
 
 /// Bytes of all layers and the final norm; `bits` has one entry a layer.
-inline Bytes weight_bytes(const ModelShape& shape, std::span<const unsigned> bits, ScaleType scale = ScaleType::f16) {
+inline Bytes weight_bytes(const ModelShape& shape, std::span<const unsigned> bits, ScaleType scale = ScaleType::f16, Grouping grouping = {}) {
   if (bits.size() != shape.layers.size())
     fail<InvalidArgument>("a plan for " + std::to_string(bits.size()) + " layers does not fit a model of " + std::to_string(shape.layers.size()));
   Bytes sum = shape.fixed_bytes;
-  for (std::size_t l = 0; l < bits.size(); ++l) sum += layer_bytes(shape.layers[l], bits[l], scale);
+  for (std::size_t l = 0; l < bits.size(); ++l) sum += layer_bytes(shape.layers[l], bits[l], scale, grouping);
   return sum;
 }
 
 /// Bytes of all layers and the final norm as a plan has them, exceptions for single linears included.
-inline Bytes weight_bytes(const ModelShape& shape, const Plan& plan, ScaleType scale = ScaleType::f16) {
-  Bytes sum = weight_bytes(shape, plan.bits, scale);
+inline Bytes weight_bytes(const ModelShape& shape, const Plan& plan, ScaleType scale = ScaleType::f16, Grouping grouping = {}) {
+  Bytes sum = weight_bytes(shape, plan.bits, scale, grouping);
   for (std::size_t l = 0; l < shape.layers.size() && !plan.tensors.empty(); ++l)
     for (const LinearShape& linear : shape.layers[l].linears)
-      sum = sum - linear_bytes(linear, effective_bits(linear, plan.bits[l]), scale) +
-            linear_bytes(linear, effective_bits(linear, plan.bits_of(l, linear.name)), scale);
+      sum = sum - linear_bytes(linear, effective_bits(linear, plan.bits[l]), scale, grouping) +
+            linear_bytes(linear, effective_bits(linear, plan.bits_of(l, linear.name)), scale, grouping);
   return sum;
 }
 
 /// Bytes of the whole model, embedding and head included, with every layer at `bits`.
-inline Bytes model_bytes(const ModelShape& shape, unsigned bits, ScaleType scale = ScaleType::f16) {
+inline Bytes model_bytes(const ModelShape& shape, unsigned bits, ScaleType scale = ScaleType::f16, Grouping grouping = {}) {
   const std::vector<unsigned> uniform(shape.layers.size(), bits);
-  return weight_bytes(shape, uniform, scale) + shape.embedding_bytes;
+  return weight_bytes(shape, uniform, scale, grouping) + shape.embedding_bytes;
 }
 
 /// Memory kept free by default: `percent` (3% unless said) of the model's FP16 weights (LSAQ, section IV.C, leaves the amount open).

@@ -19,6 +19,7 @@ struct MemoryBudget {
   Bytes activations = 0;                                   ///< needed beside the weights
   std::optional<Bytes> reserve = std::nullopt;             ///< kept free for safety; nothing: default_reserve(shape)
   std::vector<std::pair<std::size_t, unsigned>> pins = {}; ///< (layer, bits): decided by the caller
+  Grouping grouping = {};                                  ///< which weights of quantized layers share a scale
 };
 
 } // namespace lsaq::inline v0
@@ -42,13 +43,14 @@ struct Budget {
     for (unsigned width : {16u, 8u}) {
       for (std::size_t l = 0; l < layers; ++l)
         if (!pinned[l]) bits[l] = width;
-      if (weight_bytes(shape, bits) <= available) return bits;
+      if (weight_bytes(shape, bits, ScaleType::f16, options.grouping) <= available) return bits;
     }
-    Bytes needed = weight_bytes(shape, bits); // all INT8 from here: lower the least important layers one by one
+    Bytes needed = weight_bytes(shape, bits, ScaleType::f16, options.grouping); // all INT8 from here: lower the least important layers one by one
     for (std::size_t layer : importance.order()) {
       if (pinned[layer]) continue;
       bits[layer] = 4;
-      needed = needed - layer_bytes(shape.layers[layer], 8) + layer_bytes(shape.layers[layer], 4);
+      const auto bytes = [&](unsigned width) { return layer_bytes(shape.layers[layer], width, ScaleType::f16, options.grouping); };
+      needed = needed - bytes(8) + bytes(4);
       if (needed <= available) return bits;
     }
     return std::nullopt;
@@ -58,7 +60,7 @@ struct Budget {
   static Bytes smallest(const ModelShape& shape, const Options& options) {
     std::vector<unsigned> bits(shape.layers.size(), 4);
     for (const auto& [layer, width] : options.pins) bits[layer] = width;
-    return weight_bytes(shape, bits);
+    return weight_bytes(shape, bits, ScaleType::f16, options.grouping);
   }
 };
 
@@ -121,7 +123,7 @@ public:
                      smallest - plan.bytes.memory};
     }
     plan.bits = std::move(*bits);
-    plan.bytes.weights = weight_bytes(shape, plan.bits);
+    plan.bytes.weights = weight_bytes(shape, plan.bits, ScaleType::f16, options_.grouping);
     plan.bytes.total = plan.bytes.weights + beside;
     for (std::size_t l = 0; l < shape.layers.size(); ++l)
       for (const LinearShape& linear : shape.layers[l].linears)

@@ -98,22 +98,22 @@ inline QuantizationFault quantize_row(const CpuKernels& kernels, MatrixView view
     kernels.quantize_packed(elements_of(view, row, 0, view.columns), view.columns, &tensor_scale, bounds, codes, next_row);
     return {};
   }
-  constexpr std::size_t most_groups = 64, most_columns = 4096;
+  constexpr std::size_t most_columns = 4096;
   const std::size_t groups = format.grouping.scales_per_row(view.columns);
   const std::size_t width = groups == 1 ? view.columns : format.grouping.columns;
-  const std::size_t at_once = groups == 1 ? 1 : std::clamp<std::size_t>(most_columns / width, 1, most_groups);
+  const std::size_t at_once = groups == 1 ? 1 : std::clamp<std::size_t>(most_columns / width, 1, most_scales);
   for (std::size_t g = 0; g < groups; g += at_once) {
     const std::size_t count = std::min(at_once, groups - g), first = g * width, end = std::min(first + count * width, view.columns);
     const Elements elements = elements_of(view, row, first, end);
-    Extremes extremes[most_groups] = {};
-    float found[most_groups];
+    Extremes extremes[most_scales] = {};
+    float found[most_scales];
     kernels.extremes(elements, width, format.range == CodeRange::full, extremes);
-    for (std::size_t i = 0; i < count; ++i) {
-      const ScaledRange scaled = range_of(extremes[i]);
-      found[i] = scaled.finite ? stored_scale(scaled.range, format) : 0;
-      if (!scaled.finite || overflows(found[i])) return fault_of(view, row, first + i * width, std::min(first + (i + 1) * width, end), scaled);
-      store_scale(found[i], format.scale, scales, target_row * groups + g + i);
-    }
+    if (!store_scales(extremes, count, format, kernels, found, scales + (target_row * groups + g) * size_of(format.scale)))
+      for (std::size_t i = 0; i < count; ++i) {
+        const ScaledRange scaled = range_of(extremes[i]);
+        if (!scaled.finite || overflows(stored_scale(scaled.range, format)))
+          return fault_of(view, row, first + i * width, std::min(first + (i + 1) * width, end), scaled);
+      }
     const std::byte* const next = end < view.columns ? view.row(row) + bytes_of(view.type, end) : next_row;
     kernels.quantize_packed(elements, width, found, bounds, codes + first * format.bits / 8, next);
   }

@@ -59,19 +59,22 @@ inline PackedMatrix quantize_clipped(MatrixView weights, std::span<const float> 
   const std::size_t row_bytes = packed.view().row_bytes(), groups = format.grouping.scales_per_row(weights.columns);
   std::byte* const scales = codes + weights.rows * row_bytes;
   const std::size_t width = groups == 1 ? weights.columns : format.grouping.columns;
-  std::vector<float> rows(executor.concurrency() * 4 * width);
   const std::size_t tasks = std::min(weights.rows, executor.concurrency() * 4);
+  std::vector<float> memory(tasks * (width + groups));
+  const CodeBounds bounds{format.lowest_code(), format.highest_code(), code_limit(format.bits) + 1};
   executor.parallel_for(tasks, [&](std::size_t task) {
     const DefaultFloatEnvironment environment;
-    float* const values = rows.data() + task * width;
-    for (std::size_t r = weights.rows * task / tasks; r < weights.rows * (task + 1) / tasks; ++r)
+    float* const values = memory.data() + task * (width + groups);
+    float* const found = values + width;
+    for (std::size_t r = weights.rows * task / tasks; r < weights.rows * (task + 1) / tasks; ++r) {
       for (std::size_t g = 0; g < groups; ++g) {
-        const std::size_t first = g * width, end = std::min(first + width, weights.columns);
-        kernels.widen(weights.row(r) + bytes_of(weights.type, first), weights.type, end - first, values);
-        const float scale = clipped_scale(kernels, values, importance.data() + first, end - first, format);
-        store_scale(scale, format.scale, scales, r * groups + g);
-        detail::quantize_columns(kernels, weights, r, first, end, scale, format, codes + r * row_bytes);
+        const std::size_t first = g * width, count = std::min(width, weights.columns - first);
+        kernels.widen(weights.row(r) + bytes_of(weights.type, first), weights.type, count, values);
+        found[g] = clipped_scale(kernels, values, importance.data() + first, count, format);
+        store_scale(found[g], format.scale, scales, r * groups + g);
       }
+      kernels.quantize_packed(detail::elements_of(weights, r, 0, weights.columns), width, found, bounds, codes + r * row_bytes, weights.row(r));
+    }
   });
   return packed;
 }

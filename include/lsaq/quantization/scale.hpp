@@ -61,6 +61,42 @@ inline float stored_scale(WeightRange range, const PackedFormat& format) noexcep
   return round_scale(std::max(upwards, scalar::divide(range.lowest, static_cast<float>(format.lowest_code()))), format.scale);
 }
 
+/// Scales at once in store_scales().
+inline constexpr std::size_t most_scales = 64;
+
+/// stored_scale() of up to 64 ranges, given by their extremes, and the bytes of these scales; false if one is not finite, which they all may be then.
+inline bool store_scales(const Extremes* extremes, std::size_t count, const PackedFormat& format, const CpuKernels& kernels, float* scales,
+                         std::byte* stored) noexcept {
+  constexpr std::uint32_t infinity = 0x7f800000u, smallest_normal_f16 = 0x38800000u;
+  const auto highest = static_cast<float>(format.highest_code()), lowest = static_cast<float>(-format.lowest_code());
+  std::uint32_t largest = 0; // of magnitudes, and then of scales, as bits
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint32_t magnitude = std::max(extremes[i].positive, extremes[i].negative);
+    largest = std::max(largest, magnitude);
+    scales[i] = scalar::divide(std::bit_cast<float>(format.range == CodeRange::full ? extremes[i].positive : magnitude), highest);
+    if (format.range == CodeRange::full) scales[i] = std::max(scales[i], scalar::divide(std::bit_cast<float>(extremes[i].negative), lowest));
+  }
+  if (largest >= infinity) return false;
+  if (format.scale == ScaleType::f16) { // by vectors what is not subnormal
+    f16 halves[most_scales];
+    float rounded[most_scales];
+    kernels.narrow_f16(scales, count, halves);
+    kernels.widen(halves, ElementType::f16, count, rounded);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (std::bit_cast<std::uint32_t>(scales[i]) < smallest_normal_f16) halves[i] = to_f16(rounded[i] = round_scale(scales[i], format.scale));
+      largest = std::max(largest, std::bit_cast<std::uint32_t>(scales[i] = rounded[i]));
+    }
+    std::memcpy(stored, halves, count * sizeof(f16));
+    return largest < infinity;
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    scales[i] = round_scale(scales[i], format.scale);
+    store_scale(scales[i], format.scale, stored, i);
+    largest = std::max(largest, std::bit_cast<std::uint32_t>(scales[i]));
+  }
+  return largest < infinity;
+}
+
 /// Scale of the code at (row, column), widened to FP32.
 inline float scale_at(PackedView packed, std::size_t row, std::size_t column = 0) noexcept {
   return load_scale(packed.scale_data(), packed.scale_type, packed.scale_index(row, column));

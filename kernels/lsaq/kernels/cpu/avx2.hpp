@@ -2,38 +2,13 @@
 // cpu_runs(Isa::avx2) is false.
 #pragma once
 
-#include <lsaq/kernels/cpu/scalar.hpp>
+#include <lsaq/kernels/cpu/avx2_quantize.hpp>
 
 #if LSAQ_X86
-#include <immintrin.h>
-
 #define LSAQ_AVX2 [[gnu::target("avx2,fma,f16c")]] inline
 #define LSAQ_AVX2_HELPER [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2 {
-
-/// Formats with vector loads; other bit widths go through the scalar unpacking.
-enum class Load : std::uint8_t { f32, f16, bf16, i8, i4 };
-
-/// Weights of columns [column, column + 8) as FP32. i4 wants column % 8 == 0 and reads the row's padding; the others read exactly eight elements.
-template <Load L> LSAQ_AVX2_HELPER __m256 load8(const std::byte* row, std::size_t column) noexcept {
-  if constexpr (L == Load::f32) {
-    return _mm256_loadu_ps(reinterpret_cast<const float*>(row) + column);
-  } else if constexpr (L == Load::f16) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 2 * column)));
-  } else if constexpr (L == Load::bf16) {
-    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 2 * column)));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
-  } else if constexpr (L == Load::i8) {
-    const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + column)));
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(wide, _mm256_set1_epi32(128)));
-  } else {
-    int word; // eight codes, the first column in the lowest four bits
-    std::memcpy(&word, row + column / 2, sizeof word);
-    const __m256i shifted = _mm256_srlv_epi32(_mm256_set1_epi32(word), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(shifted, _mm256_set1_epi32(15)), _mm256_set1_epi32(8)));
-  }
-}
 
 LSAQ_AVX2_HELPER float sum_lanes(__m256 v) noexcept {
   __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -209,93 +184,8 @@ LSAQ_AVX2 void unpack(const WeightRows& weights, std::size_t rows, std::size_t f
   scalar::unpack(weights, rows, first_column, columns, panel);
 }
 
-LSAQ_AVX2 void widen(const void* in, ElementType type, std::size_t n, float* out) noexcept {
-  const auto* bytes = static_cast<const std::byte*>(in);
-  std::size_t i = 0;
-  switch (type) {
-  case ElementType::f32: std::memcpy(out, in, n * sizeof(float)); return;
-  case ElementType::f16:
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load8<Load::f16>(bytes, i));
-    break;
-  case ElementType::bf16:
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load8<Load::bf16>(bytes, i));
-    break;
-  case ElementType::q8_0:
-    for (; i + q8_0_block <= n; i += q8_0_block) {
-      const std::byte* block = bytes + bytes_of(type, i);
-      const __m256 scale = _mm256_set1_ps(load_element(block, ElementType::f16, 0));
-#pragma GCC unroll 4
-      for (std::size_t j = 0; j < q8_0_block; j += 8) {
-        const __m256i codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + 2 + j)));
-        _mm256_storeu_ps(out + i + j, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(codes)));
-      }
-    }
-    break;
-  }
-  for (; i < n; ++i) out[i] = load_element(in, type, i);
-}
-
-template <Load L> LSAQ_AVX2 void widen_codes_of(const std::byte* row, unsigned bits, std::size_t first_column, std::size_t n, float* out) noexcept {
-  std::size_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load8<L>(row, first_column + i));
-  scalar::widen_codes(row, bits, first_column + i, n - i, out + i);
-}
-
-LSAQ_AVX2 void widen_codes(const std::byte* row, unsigned bits, std::size_t first_column, std::size_t n, float* out) noexcept {
-  if (bits == 8) return widen_codes_of<Load::i8>(row, bits, first_column, n, out);
-  if (bits == 4) return widen_codes_of<Load::i4>(row, bits, first_column, n, out);
-  scalar::widen_codes(row, bits, first_column, n, out);
-}
-
-LSAQ_AVX2 void narrow_f16(const float* in, std::size_t n, f16* out) noexcept {
-  std::size_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  for (; i < n; ++i) out[i] = to_f16(in[i]);
-}
-
-LSAQ_AVX2 std::uint32_t magnitude_bits(const float* in, std::size_t n) noexcept {
-  const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
-  __m256i largest = _mm256_setzero_si256(); // as integers: monotonic for non-negative floats, and NaN is above infinity
-  std::size_t i = 0;
-  for (; i + 8 <= n; i += 8) largest = _mm256_max_epi32(largest, _mm256_and_si256(no_sign, _mm256_castps_si256(_mm256_loadu_ps(in + i))));
-  alignas(32) std::uint32_t lanes[8];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), largest);
-  std::uint32_t result = scalar::magnitude_bits(in + i, n - i);
-  for (std::uint32_t lane : lanes) result = lane > result ? lane : result;
-  return result;
-}
-
-/// a / b as the instruction: under -ffast-math compilers turn the intrinsic into a product with a reciprocal, which is not the nearest quotient.
-LSAQ_AVX2_HELPER __m256 divide8(__m256 a, __m256 b) noexcept {
-#if defined(__GNUC__)
-  __m256 quotient;
-  asm("vdivps %2, %1, %0" : "=x"(quotient) : "x"(a), "x"(b));
-  return quotient;
-#else
-  return _mm256_div_ps(a, b);
-#endif
-}
-
-LSAQ_AVX2 void quantize(const float* in, std::size_t n, float scale, CodeBounds bounds, std::uint8_t* out) noexcept {
-  const __m256 divisor = _mm256_set1_ps(scale);
-  const __m256i top = _mm256_set1_epi32(bounds.highest), bottom = _mm256_set1_epi32(bounds.lowest), shift = _mm256_set1_epi32(bounds.offset);
-  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); // undoes the lane-wise packing
-  std::size_t i = 0;
-  for (; i + 32 <= n; i += 32) {
-    __m256i code[4];
-#pragma GCC unroll 4
-    for (std::size_t j = 0; j < 4; ++j) {
-      code[j] = _mm256_cvtps_epi32(divide8(_mm256_loadu_ps(in + i + 8 * j), divisor));
-      code[j] = _mm256_add_epi32(_mm256_max_epi32(_mm256_min_epi32(code[j], top), bottom), shift);
-    }
-    const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(code[0], code[1]), _mm256_packs_epi32(code[2], code[3]));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_permutevar8x32_epi32(bytes, in_order));
-  }
-  scalar::quantize(in + i, n - i, scale, bounds, out + i);
-}
-
-inline constexpr CpuKernels kernels{Isa::avx2, widen, widen_codes, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product, above};
+inline constexpr CpuKernels kernels{Isa::avx2, widen,           widen_codes, narrow_f16, magnitude_bits, quantize,
+                                    extremes,  quantize_packed, dot_rows,    unpack,     product,        above};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2
 

@@ -117,8 +117,9 @@ LSAQ_AVX512 void product(const Panels& panels, std::size_t depth, const float* x
   }
 }
 
-inline constexpr CpuKernels kernels{Isa::avx512,    widen,          avx2::widen_codes, avx2::narrow_f16, avx2::magnitude_bits,
-                                    avx2::quantize, avx2::dot_rows, avx2::unpack,      product,          avx2::above};
+inline constexpr CpuKernels kernels{Isa::avx512,          widen,          avx2::widen_codes, avx2::narrow_f16,
+                                    avx2::magnitude_bits, avx2::quantize, avx2::extremes,    avx2::quantize_packed,
+                                    avx2::dot_rows,       avx2::unpack,   product,           avx2::above};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512
 

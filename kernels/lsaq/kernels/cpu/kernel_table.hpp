@@ -12,6 +12,8 @@
 #include <lsaq/kernels/cpu/cpu_features.hpp>
 #include <lsaq/types.hpp>
 
+#include <bit>
+
 namespace lsaq::inline v0 {
 
 /// How the weights of a row are stored: a float type, or codes of 2 to 8 bits in canonical packed order.
@@ -23,11 +25,28 @@ struct WeightFormat {
   friend constexpr bool operator==(WeightFormat, WeightFormat) = default;
 };
 
-/// Codes a weight may become, and what is added to store them unsigned.
+/// Codes a weight may become, and what is added to store them unsigned: 2^(bits-1).
 struct CodeBounds {
   int lowest = 0;
   int highest = 0;
   int offset = 0;
+
+  /// The width of the codes.
+  constexpr unsigned bits() const noexcept { return static_cast<unsigned>(std::bit_width(static_cast<unsigned>(offset))); }
+};
+
+/// Consecutive weights in memory, at any alignment; Q8_0 begins with a whole block.
+struct Elements {
+  const void* data = nullptr;
+  ElementType type = ElementType::f32;
+  std::size_t count = 0;
+};
+
+/// The largest magnitudes of some weights as the bits of a float: at least 0x7f800000 if one is infinite or NaN; 0 where there are none.
+struct Extremes {
+  std::uint32_t positive = 0; ///< of those without a sign bit
+  std::uint32_t negative = 0; ///< of those with one
+  friend constexpr bool operator==(Extremes, Extremes) = default;
 };
 
 /// Scales of groups of columns, where codes have those: every row has `per_row` of them.
@@ -93,6 +112,13 @@ struct CpuKernels {
 
   /// out[i] = clamp(round_half_even(in[i] / scale), bounds) + offset, as unsigned bytes. scale > 0, all finite.
   void (*quantize)(const float* in, std::size_t n, float scale, CodeBounds bounds, std::uint8_t* out) noexcept;
+
+  /// out[i] = the extremes of elements [i * group, (i + 1) * group), the last group what is left; unless `by_sign`, both are the larger one.
+  void (*extremes)(const Elements& in, std::size_t group, bool by_sign, Extremes* out) noexcept;
+
+  /// As `quantize`, elements [i * group, (i + 1) * group) by scales[i], packed in canonical order into whole 32-bit words; a scale of 0 makes codes of 0. All
+  /// finite, |in / scale| < 2^23. `group` is a multiple of 32 or all elements. As many bytes as are read are fetched from `ahead` on, where it is not null.
+  void (*quantize_packed)(const Elements& in, std::size_t group, const float* scales, CodeBounds bounds, std::byte* out, const void* ahead) noexcept;
 
   /// y[r] = sum over the columns of weight(r, c) * x[c], for `rows` rows.
   void (*dot_rows)(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept;

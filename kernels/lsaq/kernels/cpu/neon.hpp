@@ -1,7 +1,7 @@
 // Kernels for AArch64 with Advanced SIMD, which every AArch64 machine has: no target attributes, no check at run time.
 #pragma once
 
-#include <lsaq/kernels/cpu/scalar.hpp>
+#include <lsaq/kernels/cpu/unfused_quantize.hpp>
 
 #if LSAQ_ARM64
 #include <arm_neon.h>
@@ -324,7 +324,12 @@ inline void quantize(const float* in, std::size_t n, float scale, CodeBounds bou
   scalar::quantize(in + i, n - i, scale, bounds, out + i);
 }
 
-inline constexpr CpuKernels kernels{Isa::neon, widen, widen_codes, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product, above};
+inline void quantize_packed(const Elements& in, std::size_t group, const float* scales, CodeBounds bounds, std::byte* out, const void*) noexcept {
+  unfused::quantize_packed<widen, quantize>(in, group, scales, bounds, out);
+}
+
+inline constexpr CpuKernels kernels{Isa::neon,       widen,    widen_codes, narrow_f16, magnitude_bits, quantize, unfused::extremes<widen>,
+                                    quantize_packed, dot_rows, unpack,      product,    above};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::neon
 

@@ -3,6 +3,7 @@
 
 #include <lsaq/half.hpp>
 #include <lsaq/kernels/cpu/kernel_table.hpp>
+#include <lsaq/kernels/cpu/pack_codes.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -73,6 +74,32 @@ inline void quantize(const float* in, std::size_t n, float scale, CodeBounds bou
     out[i] = static_cast<std::uint8_t>(std::clamp(round_half_even(divide(in[i], scale)), bounds.lowest, bounds.highest) + bounds.offset);
 }
 
+inline void extremes(const Elements& in, std::size_t group, bool by_sign, Extremes* out) noexcept {
+  for (std::size_t first = 0; first < in.count; first += group, ++out) {
+    *out = {};
+    for (std::size_t i = first; i < std::min(first + group, in.count); ++i) {
+      const auto bits = std::bit_cast<std::uint32_t>(load_element(in.data, in.type, i));
+      std::uint32_t& largest = bits >> 31 == 0 ? out->positive : out->negative;
+      largest = std::max(largest, bits & 0x7fffffffu);
+    }
+    if (!by_sign) out->positive = out->negative = std::max(out->positive, out->negative);
+  }
+}
+
+inline void quantize_packed(const Elements& in, std::size_t group, const float* scales, CodeBounds bounds, std::byte* out, const void*) noexcept {
+  std::uint8_t codes[32]; // packed, they fill whole words
+  for (std::size_t first = 0; first < in.count; first += sizeof codes) {
+    const std::size_t count = std::min(sizeof codes, in.count - first);
+    const float scale = scales[first / group];
+    for (std::size_t i = 0; i < count; ++i) {
+      const float value = load_element(in.data, in.type, first + i);
+      codes[i] = static_cast<std::uint8_t>(bounds.offset);
+      if (scale != 0) quantize(&value, 1, scale, bounds, codes + i);
+    }
+    pack_codes(codes, count, bounds.bits(), static_cast<std::uint8_t>(bounds.offset), out + first * bounds.bits() / 8);
+  }
+}
+
 inline void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
   for (std::size_t r = 0; r < rows; ++r) {
     float sum = 0;
@@ -104,6 +131,7 @@ inline std::uint64_t above(const float* values, const float* limits, std::size_t
   return mask;
 }
 
-inline constexpr CpuKernels kernels{Isa::scalar, widen, widen_codes, narrow_f16, magnitude_bits, quantize, dot_rows, unpack, product, above};
+inline constexpr CpuKernels kernels{Isa::scalar, widen,           widen_codes, narrow_f16, magnitude_bits, quantize,
+                                    extremes,    quantize_packed, dot_rows,    unpack,     product,        above};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar
