@@ -14,6 +14,7 @@
 namespace command {
 
 namespace llama = lsaq::llama;
+using namespace lsaq::literals;
 
 namespace {
 
@@ -60,11 +61,31 @@ ComparedOrder find_out(const GridOrder& wanted, const Model& model, const Device
   return order;
 }
 
-std::size_t index_of(std::vector<lsaq::Plan>& plans, lsaq::Plan plan) {
-  for (std::size_t p = 0; p < plans.size(); ++p)
-    if (plans[p].bits == plan.bits) return p;
-  plans.push_back(std::move(plan));
-  return plans.size() - 1;
+std::size_t index_of(Comparison& comparison, lsaq::Plan plan, std::size_t quantization) {
+  for (std::size_t p = 0; p < comparison.plans.size(); ++p)
+    if (comparison.plans[p].bits == plan.bits && comparison.quantization_of[p] == quantization) return p;
+  comparison.plans.push_back(std::move(plan));
+  comparison.quantization_of.push_back(quantization);
+  return comparison.plans.size() - 1;
+}
+
+/// The place of an order's rounding in the comparison's list.
+std::size_t quantization_index(Comparison& comparison, const GridOrder& order, const Model& model) {
+  ComparedQuantization wanted{.options = order.rounding};
+  try {
+    wanted.quantization = quantization_of(order.rounding);
+  } catch (const lsaq::InvalidArgument& error) {
+    lsaq::fail<lsaq::BadInput>(order.where + ": order \"" + order.name + "\": " + error.what());
+  }
+  wanted.key = wanted.quantization.describe();
+  if (wanted.key == Quantization().describe()) return 0;
+  if (wanted.quantization.needs_calibration())
+    wanted.key += ", calibrated on " + sha256(nlohmann::json(calibration_windows(model, order.rounding.calibration)).dump());
+  std::vector<ComparedQuantization>& known = comparison.quantizations;
+  const auto found = std::find_if(known.begin(), known.end(), [&](const ComparedQuantization& one) { return one.key == wanted.key; });
+  if (found != known.end()) return static_cast<std::size_t>(found - known.begin());
+  known.push_back(std::move(wanted));
+  return known.size() - 1;
 }
 
 } // namespace
@@ -102,14 +123,15 @@ Comparison prepare_comparison(const Model& model, Grid grid, const Device& devic
   for (const unsigned bits : std::set<unsigned, std::greater<>>{16, 8, 4, grid.high, grid.low}) {
     lsaq::Plan plan{.bits = std::vector<unsigned>(model.config.layers, bits)};
     plan.average_bits = lsaq::average_bits(shape, plan);
-    comparison.uniform.push_back({bits, index_of(comparison.plans, std::move(plan))});
+    comparison.uniform.push_back({bits, index_of(comparison, std::move(plan), 0)});
   }
   for (const GridOrder& wanted : grid.orders) {
     check_interrupt();
     ComparedOrder order = find_out(wanted, model, device);
+    const std::size_t quantization = quantization_index(comparison, wanted, model);
     for (const double bits : grid.average_bits) {
       std::vector<std::size_t>& plans = order.plan_of.emplace_back();
-      for (const auto& layers : order.draws) plans.push_back(index_of(comparison.plans, plan_by_order(shape, layers, grid.high, grid.low, bits)));
+      for (const auto& layers : order.draws) plans.push_back(index_of(comparison, plan_by_order(shape, layers, grid.high, grid.low, bits), quantization));
     }
     comparison.orders.push_back(std::move(order));
   }
@@ -166,8 +188,10 @@ std::string KeptScores::key_of(const llama::ScoredWindow& window) {
   return sha256(fmt::format("{} {}", window.first_scored, nlohmann::json(window.tokens).dump()));
 }
 
-/// "8x3 4x2 8": runs of equal bits.
-std::string KeptScores::key_of(const lsaq::Plan& plan) {
+/// "8x3 4x2 8": runs of equal bits, and how they are rounded if that is not the usual way.
+std::string KeptScores::key_of(const Comparison& comparison, std::size_t index) {
+  const lsaq::Plan& plan = comparison.plans[index];
+  const std::string& rounding = comparison.quantizations[comparison.quantization_of[index]].key;
   std::string key;
   for (std::size_t l = 0; l < plan.bits.size();) {
     std::size_t end = l;
@@ -175,20 +199,21 @@ std::string KeptScores::key_of(const lsaq::Plan& plan) {
     key += (key.empty() ? "" : " ") + std::to_string(plan.bits[l]) + (end - l > 1 ? "x" + std::to_string(end - l) : "");
     l = end;
   }
-  return key;
+  return rounding.empty() ? key : key + " " + rounding;
 }
 
 namespace {
 
-/// Windows that lack the same plans are evaluated together.
+/// Windows that lack the same plans are evaluated together, plans that are rounded alike.
 std::map<std::vector<std::size_t>, std::vector<std::size_t>> missing_work(const Comparison& comparison, const KeptScores& kept) {
   std::map<std::vector<std::size_t>, std::vector<std::size_t>> windows_by_plans;
   for (std::size_t w = 0; w < comparison.text.windows.size(); ++w) {
     const std::string window = KeptScores::key_of(comparison.text.windows[w]);
-    std::vector<std::size_t> missing;
+    std::vector<std::vector<std::size_t>> missing(comparison.quantizations.size());
     for (std::size_t p = 0; p < comparison.plans.size(); ++p)
-      if (!kept.find(window, KeptScores::key_of(comparison.plans[p]))) missing.push_back(p);
-    if (!missing.empty()) windows_by_plans[missing].push_back(w);
+      if (!kept.find(window, KeptScores::key_of(comparison, p))) missing[comparison.quantization_of[p]].push_back(p);
+    for (const std::vector<std::size_t>& plans : missing)
+      if (!plans.empty()) windows_by_plans[plans].push_back(w);
   }
   return windows_by_plans;
 }
@@ -230,19 +255,23 @@ void evaluate_comparison(const Model& model, Comparison& comparison, const Devic
   }
   if (!missing.empty()) {
     Progress progress("compare: step", steps);
-    const llama::WeightLoader loader(model.source, model.config, device.executor());
-    const llama::OuterWeights outer = loader.outer(device);
     for (const auto& [plan_indices, window_indices] : missing) {
+      const ComparedQuantization& rounded = comparison.quantizations[comparison.quantization_of[plan_indices.front()]];
+      const llama::RoundingLoader loader = rounding_loader(model, rounded.quantization, rounded.options, device);
+      const llama::OuterWeights outer = loader.outer(device);
       const std::vector<lsaq::Plan> plans = selected(comparison.plans, plan_indices);
       const std::vector<llama::ScoredWindow> windows = selected(comparison.text.windows, window_indices);
-      const llama::PlanEvaluationOptions options{.largest_chunk = std::max<std::size_t>(1, chunk_tokens / comparison.text.longest)};
+      // Rounding by calibration takes longer than a chunk: as few chunks as memory allows.
+      const bool slow = rounded.quantization.needs_calibration();
+      const llama::PlanEvaluationOptions options{.memory = slow ? 2_GiB : 512_MiB,
+                                                 .largest_chunk = slow ? 0 : std::max<std::size_t>(1, chunk_tokens / comparison.text.longest)};
       std::size_t done_here = 0;
       llama::evaluate_plans(
           model.config, loader, outer, device, windows, plans, options,
           [&](std::size_t first, const llama::PlanScores& chunk) {
             for (std::size_t w = 0; w < chunk.reference.size(); ++w) {
               const std::string key = KeptScores::key_of(windows[first + w]);
-              for (std::size_t p = 0; p < plans.size(); ++p) kept.add(key, KeptScores::key_of(plans[p]), chunk.plans[p][w]);
+              for (std::size_t p = 0; p < plans.size(); ++p) kept.add(key, KeptScores::key_of(comparison, plan_indices[p]), chunk.plans[p][w]);
             }
             kept.save();
           },
@@ -258,8 +287,7 @@ void evaluate_comparison(const Model& model, Comparison& comparison, const Devic
   comparison.scores.plans.resize(comparison.plans.size());
   for (const llama::ScoredWindow& window : comparison.text.windows) {
     const std::string key = KeptScores::key_of(window);
-    for (std::size_t p = 0; p < comparison.plans.size(); ++p)
-      comparison.scores.plans[p].push_back(kept.find(key, KeptScores::key_of(comparison.plans[p])).value());
+    for (std::size_t p = 0; p < comparison.plans.size(); ++p) comparison.scores.plans[p].push_back(kept.find(key, KeptScores::key_of(comparison, p)).value());
   }
   comparison.scores.reference = comparison.scores.plans[comparison.uniform.front().plan]; // 16 bits: the set is in falling order
 }

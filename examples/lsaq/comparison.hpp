@@ -9,6 +9,13 @@
 
 namespace command {
 
+/// A way to round, and what tells it from others in the checkpoint.
+struct ComparedQuantization {
+  Quantization quantization = {};
+  RoundingOptions options = {};
+  std::string key = {}; ///< empty: nearest codes, one scale a channel
+};
+
 /// An order of the grid, found out, and the plans it gives.
 struct ComparedOrder {
   std::string name;
@@ -38,10 +45,12 @@ struct Comparison {
   EvaluationWindows text = {};
   std::vector<ComparedOrder> orders = {};
   std::vector<UniformPlan> uniform = {};
-  std::vector<lsaq::Plan> plans = {};                 ///< all different
-  lsaq::llama::PlanScores scores = {};                ///< as evaluate_plans gives them
-  std::size_t reused = 0;                             ///< scores of a plan on a window that were there from an earlier run
-  std::vector<std::vector<double>> correlations = {}; ///< Spearman's, between the orders that are not random
+  std::vector<lsaq::Plan> plans = {};                                                     ///< all different, or rounded differently
+  std::vector<std::size_t> quantization_of = {};                                          ///< by plan
+  std::vector<ComparedQuantization> quantizations = std::vector<ComparedQuantization>(1); ///< the first is the usual one
+  lsaq::llama::PlanScores scores = {};                                                    ///< as evaluate_plans gives them
+  std::size_t reused = 0;                                                                 ///< scores of a plan on a window that were there from an earlier run
+  std::vector<std::vector<double>> correlations = {};                                     ///< Spearman's, between the orders that are not random
 
   /// Orders that are not random, for tables and pictures.
   std::vector<lsaq::NamedOrder> named_orders() const;
@@ -67,7 +76,7 @@ public:
 
   /// Names of a window and of a plan in the file.
   static std::string key_of(const lsaq::llama::ScoredWindow& window);
-  static std::string key_of(const lsaq::Plan& plan);
+  static std::string key_of(const Comparison& comparison, std::size_t plan);
 
 private:
   std::filesystem::path path_;

@@ -192,6 +192,7 @@ void put(nlohmann::json& json, const std::string& key, const Estimate& estimate)
 nlohmann::json plan_json(const Comparison& comparison, std::size_t plan) {
   const Run& run = comparison.scores.plans[plan];
   nlohmann::json json{{"average_bits", comparison.plans[plan].average_bits}, {"bits", comparison.plans[plan].bits}};
+  json["rounding"] = comparison.quantizations[comparison.quantization_of[plan]].quantization.describe();
   json["perplexity"] = std::exp(llama::nll_of(run).mean);
   put(json, "nll", llama::nll_of(run));
   put(json, "delta_nll", llama::nll_difference(run, comparison.scores.reference));

@@ -162,10 +162,15 @@ void read_plans(const toml::table& table, const std::string& file, Grid& grid) {
   keys.finish();
 }
 
-/// The options of measured orders are those of `lsaq importance`, with underscores: its own definitions read and check them, so that both know the same.
+/// The options of measured orders are those of `lsaq importance`, and of rounding, with underscores: their own definitions read and check them, so that
+/// both know the same.
 class MeasuringOptions {
 public:
-  explicit MeasuringOptions(DetectOptions& detect) { add_detect_options(parser_, detect); }
+  MeasuringOptions(DetectOptions& detect, RoundingOptions& rounding) {
+    add_detect_options(parser_, detect);
+    add_rounding_options(parser_, rounding);
+    add_rounding_calibration_options(parser_, rounding);
+  }
 
   CLI::Option* find(const std::string& key) {
     std::string name = key;
@@ -211,7 +216,7 @@ public:
 
 private:
   /// What concerns one measurement and not the order that results.
-  static bool is_left_out(const std::string& name) { return name == "no-cache"; }
+  static bool is_left_out(const std::string& name) { return name == "no-cache" || name == "no-statistics-cache"; }
 
   std::optional<std::string> parse(const std::vector<std::vector<std::string>>& options) {
     std::vector<std::string> words;
@@ -232,14 +237,14 @@ private:
 };
 
 void read_measured(Keys& keys, GridOrder& order) {
-  MeasuringOptions options(order.detect);
+  MeasuringOptions options(order.detect, order.rounding);
   for (const auto& [key, node] : keys.table()) {
     const std::string name(key.str());
     if (name == "name" || name == "reverse") continue;
     CLI::Option* option = options.find(name);
     if (option == nullptr) continue;
     keys.find(name);
-    const bool is_file = name == "text" || name == "token_ids";
+    const bool is_file = name == "text" || name == "token_ids" || name == "calibration_text" || name == "calibration_ids";
     if (const auto problem =
             options.set(*option, node, is_file && node.is_string() ? keys.beside_grid(MeasuringOptions::plain(node)) : MeasuringOptions::plain(node)))
       keys.refuse(name, *problem);

@@ -3,6 +3,7 @@
 
 #include "detect.hpp"
 #include "evaluation_windows.hpp"
+#include "rounding_options.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -15,6 +16,7 @@ struct GridOrder {
   std::string metric;                                ///< of detect_importance, or "random", or "file"
   nlohmann::json options = nlohmann::json::object(); ///< as written, for the report
   DetectOptions detect;                              ///< of a measured order
+  RoundingOptions rounding;                          ///< how the plans of this order are rounded
   std::string file;                                  ///< of an order read from an importance file
   std::size_t draws = 1;                             ///< random orders drawn
   std::uint64_t seed = 0;                            ///< of the drawing

@@ -23,8 +23,7 @@ std::vector<float> logits_of(const Opened& opened, const std::shared_ptr<llama::
   llama::WeightLoader loader(*opened.source, opened.config);
   loader.keep_as(ElementType::f32).transform(transform);
   const Device device;
-  const llama::ModelWeights weights =
-      llama::load_weights(loader, opened.config, lsaq::Plan{.bits = std::vector<unsigned>(opened.config.layers, 16)}, device);
+  const llama::ModelWeights weights = llama::load_weights(loader, opened.config, lsaq::Plan{.bits = std::vector<unsigned>(opened.config.layers, 16)}, device);
   llama::Decoder<Device> decoder(opened.config, weights, device, 8, ElementType::f32);
   const std::vector<TokenId> tokens = {3, 96, 0, 41, 5, 5, 77};
   std::vector<float> all;

@@ -8,12 +8,14 @@
 #include <lsaq/kernels/cpu/rounding_error.hpp>
 #include <lsaq/quantization/quantizer.hpp>
 
+#include <cmath>
+
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
 /// The stored scale for `weights` (n values, finite) with the least error weighted by `importance` (n values >= 0), among the scale that clips nothing, a grid
 /// of smaller ones, and the least-squares scale of the best one's codes. 0 for zeros; infinity where every scale is beyond the type's range.
 ///
-/// Cost: some 60 passes over the weights.
+/// Cost: some 70 passes over the weights.
 inline float clipped_scale(const CpuKernels& kernels, const float* weights, const float* importance, std::size_t n, const PackedFormat& format) noexcept {
   const CodeBounds bounds{format.lowest_code(), format.highest_code(), 0};
   WeightRange range;
@@ -32,10 +34,12 @@ inline float clipped_scale(const CpuKernels& kernels, const float* weights, cons
     at_best = sums;
   };
   consider(largest);
-  constexpr float step = 0.97f, smallest = 0.18f; // two bits want about a third, eight bits nearly all
-  for (float share = step; share > smallest; share *= step) consider(largest * share);
-  const float coarse = best;
-  for (const float share : {1.015f, 0.985f}) consider(coarse * share);
+  // Two bits want about a third of the largest weight, eight bits nearly all of it: 64 steps down to this share.
+  constexpr float smallest[max_bits + 1] = {0, 0, 0.15f, 0.2f, 0.3f, 0.4f, 0.5f, 0.6f, 0.7f};
+  const float step = std::pow(smallest[format.bits], 1.0f / 64);
+  for (float share = step; share > smallest[format.bits]; share *= step) consider(largest * share);
+  const float coarse = best, half_step = std::sqrt(step);
+  for (const float share : {1 / half_step, half_step}) consider(coarse * share);
   for (int i = 0; i < 2 && at_best.code_squared > 0; ++i) consider(at_best.weight_code / at_best.code_squared);
   return best;
 }

@@ -48,7 +48,7 @@ static_assert(rounding_policy<Nearest> && rounding_policy<Clipped> && rounding_p
 /// Scales by clipped_scale(), one for each row or group, then nearest codes. `importance` has a value for each column: the inputs' mean squares.
 ///
 /// With a single scale for the matrix, which has no inputs of its own, this is Nearest. Throws InvalidArgument as quantize(), and for another number of
-/// columns; std::bad_alloc. Cost: some 60 passes over the weights in cache.
+/// columns; std::bad_alloc. Cost: some 70 passes over the weights in cache.
 inline PackedMatrix quantize_clipped(MatrixView weights, std::span<const float> importance, const PackedFormat& format, ExecutorRef executor = {},
                                      const CpuKernels& kernels = select_kernels()) {
   if (importance.size() != weights.columns)
