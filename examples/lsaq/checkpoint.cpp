@@ -16,13 +16,12 @@ namespace {
 
 constexpr const char* schema = "lsaq.checkpoint/1";
 
-/// Seconds between checkpoints; LSAQ_CHECKPOINT_SECONDS is for tests.
-double seconds_between() {
+} // namespace
+
+double seconds_between_checkpoints() {
   const char* wanted = std::getenv("LSAQ_CHECKPOINT_SECONDS");
   return wanted != nullptr && *wanted != '\0' ? std::strtod(wanted, nullptr) : 20.0;
 }
-
-} // namespace
 
 // The file: a line of JSON that says what follows, then the states as FP32, then the scores of each metric as FP64; as the machine has them in memory.
 
@@ -61,7 +60,7 @@ std::optional<Checkpoint::Contents> Checkpoint::read() const {
   }
 }
 
-bool Checkpoint::due() const { return !path_.empty() && !failed_ && since_last_.seconds() >= seconds_between(); }
+bool Checkpoint::due() const { return !path_.empty() && !failed_ && since_last_.seconds() >= seconds_between_checkpoints(); }
 
 void Checkpoint::write(std::size_t boundary, std::span<const float> states, const std::vector<std::span<const double>>& scores) {
   if (path_.empty()) return;

@@ -9,6 +9,9 @@
 
 namespace command {
 
+/// Seconds between what is saved of a long computation; LSAQ_CHECKPOINT_SECONDS is for tests.
+double seconds_between_checkpoints();
+
 /// The checkpoint of one measurement, in the user's cache folder. Without a key, or without a cache folder, nothing is kept.
 class Checkpoint {
 public:

@@ -71,6 +71,7 @@ void add_inspect(CLI::App& app, Global& global);
 void add_devices(CLI::App& app, Global& global);
 void add_importance(CLI::App& app, Global& global);
 void add_plan(CLI::App& app, Global& global);
+void add_quantize(CLI::App& app, Global& global);
 void add_run(CLI::App& app, Global& global);
 void add_eval(CLI::App& app, Global& global);
 void add_compare(CLI::App& app, Global& global);

@@ -6,9 +6,9 @@ namespace llama = lsaq::llama;
 
 namespace {
 
-llama::ModelWeights load(const Model& model, const lsaq::Plan& plan, const llama::RoundingLoader& loader, const DeployedModel::Device& device) {
+llama::ModelWeights load(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const DeployedModel::Device& device) {
   Progress progress("quantize: layer", model.config.layers);
-  return llama::load_weights(loader, model.config, plan, device, [&](std::size_t layers) {
+  return llama::load_weights(source, model.config, plan, device, [&](std::size_t layers) {
     check_interrupt();
     progress.set(layers);
   });
@@ -16,8 +16,8 @@ llama::ModelWeights load(const Model& model, const lsaq::Plan& plan, const llama
 
 } // namespace
 
-DeployedModel::DeployedModel(const Model& model, const lsaq::Plan& plan, const llama::RoundingLoader& loader, const Device& device, std::size_t context)
-    : model_(&model), device_(device), weights_(load(model, plan, loader, device)), decoder_(model.config, weights_, device, context) {}
+DeployedModel::DeployedModel(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device, std::size_t context)
+    : model_(&model), device_(device), weights_(load(model, plan, source, device)), decoder_(model.config, weights_, device, context) {}
 
 lsaq::PlanBytes DeployedModel::allocated() const {
   lsaq::PlanBytes bytes{.weights = weights_.weight_bytes(),

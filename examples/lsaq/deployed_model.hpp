@@ -1,11 +1,10 @@
 // A model quantized and deployed by a plan, and what is done with it: the next token's logits, the likelihood of a window.
 #pragma once
 
-#include "model_files.hpp"
+#include "layer_source.hpp"
 
 #include <lsaq/deployment/cpu.hpp>
 #include <lsaq/models/evaluation.hpp>
-#include <lsaq/models/llama_rounding.hpp>
 #include <lsaq/planning/plan.hpp>
 
 namespace command {
@@ -15,9 +14,9 @@ class DeployedModel {
 public:
   using Device = lsaq::Backend<lsaq::Cpu>;
 
-  /// Quantizes and deploys layer by layer, as `loader` rounds; shows progress, can be interrupted. `model` must outlive it. Throws what the loader does,
+  /// Quantizes and deploys layer by layer, as `source` gives them; shows progress, can be interrupted. `model` must outlive it. Throws what the source does,
   /// BadInput, std::bad_alloc, Interrupted.
-  DeployedModel(const Model& model, const lsaq::Plan& plan, const lsaq::llama::RoundingLoader& loader, const Device& device, std::size_t context);
+  DeployedModel(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device, std::size_t context);
   DeployedModel(const DeployedModel&) = delete;
   DeployedModel& operator=(const DeployedModel&) = delete;
 

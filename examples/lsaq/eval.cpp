@@ -22,6 +22,7 @@ namespace llama = lsaq::llama;
 struct Options {
   std::string model;
   std::string plan_file;
+  std::string quantized_file;
   unsigned bits = 16;
   RoundingOptions rounding;
   EvaluationText text;
@@ -29,26 +30,33 @@ struct Options {
   bool divergence = false;
 };
 
-/// Bits and rounding: the plan's where there is one, options first.
+/// Bits, rounding and where the layers come from: a file of quantized layers, or the plan's where there is one, options first.
 struct Wanted {
   lsaq::Plan plan;
   Quantization quantization;
+  LayerSource source;
 };
 
-Wanted wanted(const Options& options, const Model& model) {
-  if (!options.plan_file.empty()) {
-    ReadPlan read = read_plan(options.plan_file, model);
-    return {std::move(read.file.plan), quantization_of(options.rounding, read.quantization)};
+Wanted wanted(const Options& options, const Model& model, const Device& device) {
+  if (!options.quantized_file.empty()) {
+    QuantizedFile file = open_quantized(options.quantized_file, model, device);
+    return {std::move(file.plan.plan), file.quantization, std::move(file.source)};
   }
-  lsaq::Plan plan{.bits = std::vector<unsigned>(model.config.layers, options.bits)};
-  plan.average_bits = options.bits;
-  return {std::move(plan), quantization_of(options.rounding)};
+  ReadPlan read;
+  if (!options.plan_file.empty()) {
+    read = read_plan(options.plan_file, model);
+  } else {
+    read.file.plan.bits.assign(model.config.layers, options.bits);
+    read.file.plan.average_bits = options.bits;
+  }
+  const Quantization quantization = quantization_of(options.rounding, read.quantization);
+  return {std::move(read.file.plan), quantization, LayerSource(rounding_loader(model, quantization, options.rounding, device))};
 }
 
 /// Likelihoods by the decoder that would be deployed.
-std::vector<llama::WindowScore> score_deployed(const Model& model, const lsaq::Plan& plan, const llama::RoundingLoader& loader, const Device& device,
+std::vector<llama::WindowScore> score_deployed(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device,
                                                const EvaluationWindows& text) {
-  DeployedModel deployed(model, plan, loader, device, text.longest);
+  DeployedModel deployed(model, plan, source, device, text.longest);
   std::vector<llama::WindowScore> scores;
   Progress progress("perplexity: window", text.windows.size());
   for (const llama::ScoredWindow& window : text.windows) {
@@ -61,12 +69,12 @@ std::vector<llama::WindowScore> score_deployed(const Model& model, const lsaq::P
 }
 
 /// The plan beside the unquantized model, layer by layer.
-llama::PlanScores score_beside_reference(const Model& model, const lsaq::Plan& plan, const llama::RoundingLoader& loader, const Device& device,
+llama::PlanScores score_beside_reference(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device,
                                          const EvaluationWindows& text) {
-  const llama::OuterWeights outer = loader.outer(device);
+  const llama::OuterWeights outer = source.outer(device);
   std::optional<Progress> progress;
   return llama::evaluate_plans(
-      model.config, loader, outer, device, text.windows, std::span(&plan, 1), {}, [](std::size_t, const llama::PlanScores&) {},
+      model.config, source, outer, device, text.windows, std::span(&plan, 1), {}, [](std::size_t, const llama::PlanScores&) {},
       [&](std::size_t done, std::size_t steps) {
         check_interrupt();
         if (!progress) progress.emplace("perplexity and divergence: step", steps);
@@ -87,16 +95,15 @@ void evaluate(Options options, const Global& global) {
   options.text.protocol = *protocol_named(options.protocol);
   if (options.text.stride && options.text.protocol != llama::Protocol::strided) lsaq::fail<lsaq::InvalidArgument>("--stride belongs to --protocol strided");
   const Model model(options.model);
-  const auto [plan, quantization] = wanted(options, model);
   const EvaluationWindows text = evaluation_windows(model, options.text);
 
   lsaq::ThreadPool pool(global.threads);
   const Device device(pool);
-  const llama::RoundingLoader loader = rounding_loader(model, quantization, options.rounding, device);
+  const auto [plan, quantization, source] = wanted(options, model, device);
   const Stopwatch watch;
   llama::PlanScores beside;
-  if (options.divergence) beside = score_beside_reference(model, plan, loader, device, text);
-  const std::vector<llama::WindowScore> scores = options.divergence ? beside.plans[0] : score_deployed(model, plan, loader, device, text);
+  if (options.divergence) beside = score_beside_reference(model, plan, source, device, text);
+  const std::vector<llama::WindowScore> scores = options.divergence ? beside.plans[0] : score_deployed(model, plan, source, device, text);
   const double seconds = watch.seconds();
   const llama::Estimate nll = llama::nll_of(scores);
   const lsaq::Bytes bytes = model_bytes_of(model.config, plan, quantization.rounding.grouping).total;
@@ -150,6 +157,7 @@ void add_eval(CLI::App& app, Global& global) {
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   CLI::Option* bits = verb->add_option("--bits", options->bits, "Bits of every layer: 16, or 2 to 8")->capture_default_str();
   verb->add_option("--plan", options->plan_file, "Bits by this plan")->excludes(bits);
+  verb->add_option("--quantized", options->quantized_file, "Layers from this file of lsaq quantize")->excludes(bits)->excludes("--plan");
   add_rounding_options(*verb, options->rounding);
   add_rounding_calibration_options(*verb, options->rounding);
   verb->add_option("--perplexity", options->text.text_file, "Text to score, in windows of --context tokens");

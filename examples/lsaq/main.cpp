@@ -50,6 +50,7 @@ int main(int argc, char** argv) {
   command::add_devices(app, global);
   command::add_importance(app, global);
   command::add_plan(app, global);
+  command::add_quantize(app, global);
   command::add_run(app, global);
   command::add_eval(app, global);
   command::add_compare(app, global);

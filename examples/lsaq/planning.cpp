@@ -106,7 +106,11 @@ lsaq::PlanBytes model_bytes_of(const lsaq::llama::Config& config, const lsaq::Pl
 
 ReadPlan read_plan(const std::filesystem::path& path, const Model& model) {
   const std::string name = lsaq::printable_path(path);
-  lsaq::PlanFile file = lsaq::plan_from_json(lsaq::parse_json(read_file(path), name), name);
+  return checked_plan(lsaq::parse_json(read_file(path), name), name, model);
+}
+
+ReadPlan checked_plan(const nlohmann::json& json, const std::string& name, const Model& model) {
+  lsaq::PlanFile file = lsaq::plan_from_json(json, name);
   if (file.plan.bits.size() != model.config.layers)
     lsaq::fail<lsaq::BadInput>(fmt::format("{}: a plan for {} layers, the model has {}", name, file.plan.bits.size(), model.config.layers));
   if (!file.model_sha256.empty() && file.model_sha256 != model_sha256(model.source))

@@ -38,7 +38,9 @@ struct ReadPlan {
   Quantization quantization;
 };
 
-/// Reads a plan file for a model. Throws BadInput if its layer count or hash is another model's.
+/// Checks a plan for a model. Throws BadInput if its layer count or hash is another model's.
+ReadPlan checked_plan(const nlohmann::json& json, const std::string& name, const Model& model);
+/// Reads a plan file and checks it.
 ReadPlan read_plan(const std::filesystem::path& path, const Model& model);
 
 /// Bytes of weights and embedding by a plan's bits and a grouping of scales.

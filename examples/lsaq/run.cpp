@@ -22,6 +22,7 @@ namespace {
 struct Options {
   std::string model;
   std::string plan_file;
+  std::string quantized_file;
   std::string prompt = "Once upon a time";
   bool raw = false;
   std::optional<std::size_t> wanted_context;
@@ -119,10 +120,18 @@ void run(Options options, const Global& global) {
   Quantization quantization = quantization_of(options.rounding);
   std::optional<Detected> found;
   lsaq::Device chosen = choose(options.budget);
-  if (!options.plan_file.empty()) {
-    ReadPlan read = read_plan(options.plan_file, model);
-    plan = std::move(read.file);
-    quantization = quantization_of(options.rounding, read.quantization);
+  std::optional<LayerSource> source;
+  if (!options.plan_file.empty() || !options.quantized_file.empty()) {
+    if (!options.quantized_file.empty()) {
+      QuantizedFile file = open_quantized(options.quantized_file, model, device);
+      plan = std::move(file.plan);
+      quantization = file.quantization;
+      source = std::move(file.source);
+    } else {
+      ReadPlan read = read_plan(options.plan_file, model);
+      plan = std::move(read.file);
+      quantization = quantization_of(options.rounding, read.quantization);
+    }
     const lsaq::MemoryBudget budget = make_budget(options.budget, model.config, chosen.free_bytes, options.context);
     lsaq::PlanBytes& bytes = plan.plan.bytes;
     bytes = model_bytes_of(model.config, plan.plan, quantization.rounding.grouping);
@@ -131,7 +140,8 @@ void run(Options options, const Global& global) {
     bytes.reserve = budget.reserve.value_or(0);
     bytes.total += bytes.kv_cache + bytes.activations + bytes.reserve;
     bytes.memory = chosen.free_bytes;
-    if (bytes.total > bytes.memory) fail_infeasible("the plan of " + lsaq::printable(options.plan_file), bytes.total, bytes.memory);
+    if (bytes.total > bytes.memory)
+      fail_infeasible("the plan of " + lsaq::printable(source ? options.quantized_file : options.plan_file), bytes.total, bytes.memory);
   } else {
     const lsaq::Grouping grouping = quantization.rounding.grouping;
     const lsaq::MemoryBudget now = make_budget(options.budget, model.config, chosen.free_bytes, options.context, grouping);
@@ -160,8 +170,8 @@ void run(Options options, const Global& global) {
 
   // Quantize and deploy.
   const Stopwatch load;
-  const lsaq::llama::RoundingLoader loader = rounding_loader(model, quantization, options.rounding, device);
-  DeployedModel deployed(model, plan.plan, loader, device, options.context);
+  if (!source) source.emplace(rounding_loader(model, quantization, options.rounding, device));
+  DeployedModel deployed(model, plan.plan, *source, device, options.context);
   const double load_seconds = load.seconds();
   const lsaq::PlanBytes& planned = plan.plan.bytes;
   const lsaq::PlanBytes allocated = deployed.allocated();
@@ -222,6 +232,7 @@ void add_run(CLI::App& app, Global& global) {
   verb->add_option("--seed", options->seed, "Seed of the drawing at a temperature")->capture_default_str()->check(CLI::NonNegativeNumber);
   add_budget_options(*verb, options->budget);
   verb->add_option("--plan", options->plan_file, "Deploy this plan instead of making one");
+  verb->add_option("--quantized", options->quantized_file, "Deploy the layers of this file of lsaq quantize")->excludes("--plan");
   add_rounding_options(*verb, options->rounding);
   add_rounding_calibration_options(*verb, options->rounding);
   add_global_options(*verb, global);

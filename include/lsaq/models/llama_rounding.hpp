@@ -4,6 +4,7 @@
 #include <lsaq/models/llama_calibration.hpp>
 #include <lsaq/quantization/rounding.hpp>
 
+#include <chrono>
 #include <functional>
 
 namespace lsaq::inline v0::llama {
@@ -25,11 +26,16 @@ struct RoundingReport {
   Linear linear = Linear::q;
   unsigned bits = 16;
   Rounding rounding = Rounding::nearest; ///< the policy that was kept
-  double output = 0;                     ///< mean |X W^T|^2
+  double output = 0;                     ///< mean |X W^T|^2; 0 without calibration
   double errors[3] = {};                 ///< by Rounding: mean |X (W - W')^T|^2
+  double weights = 0;                    ///< |W|^2
+  double weight_error = 0;               ///< |W - W'|^2
   double seconds = 0;
 
-  double error() const noexcept { return errors[static_cast<std::size_t>(rounding)]; }
+  /// Relative squared output error of what was kept; NaN without calibration.
+  double relative_error() const noexcept { return output > 0 ? errors[static_cast<std::size_t>(rounding)] / output : std::nan(""); }
+  /// Signal to noise of the weights, in decibels.
+  double snr() const noexcept { return weight_error > 0 ? 10 * std::log10(weights / weight_error) : std::numeric_limits<double>::infinity(); }
 };
 
 } // namespace lsaq::inline v0::llama
@@ -44,7 +50,7 @@ public:
   RoundingLoader(WeightLoader loader, ModelRounding rounding, std::function<LayerStatistics(std::size_t)> statistics)
       : loader_(std::move(loader)), rounding_(rounding), statistics_(std::move(statistics)) {}
 
-  /// Is told about every linear that was rounded with statistics.
+  /// Is told about every linear that was rounded. Nearest codes are then compared with the weights again, which takes longer than finding them.
   RoundingLoader& on_rounded(std::function<void(const RoundingReport&)> report) {
     report_ = std::move(report);
     return *this;
@@ -63,7 +69,7 @@ public:
     std::optional<GptqFactor> factor;
     LinearInput current = LinearInput::attention;
     bool any = false;
-    return loader_.layer(device, layer, bits_of, rounding_.format(0), [&](Linear linear, unsigned bits) -> std::optional<PackedMatrix> {
+    LayerWeights found = loader_.layer(device, layer, bits_of, rounding_.format(0), [&](Linear linear, unsigned bits) -> std::optional<PackedMatrix> {
       if (rounding_.rounding == Rounding::nearest) return std::nullopt;
       if (!any) stored = statistics_(layer);
       const LinearInput input = input_of(linear);
@@ -75,6 +81,7 @@ public:
         any = true;
         if (rounding_.rounding == Rounding::gptq) factor.emplace(*inputs, rounding_.gptq, device.executor());
       }
+      const auto start = std::chrono::steady_clock::now();
       const std::vector<float> weights = loader_.weights_of(layer, linear);
       const MatrixShape shape = shape_of(loader_.config(), linear);
       RoundedMatrix rounded = round_guarded(device, MatrixView(weights.data(), shape.rows, shape.columns), *inputs, factor ? &*factor : nullptr,
@@ -82,13 +89,34 @@ public:
       if (report_) {
         RoundingReport report{.layer = layer, .linear = linear, .bits = bits, .rounding = rounded.rounding, .output = rounded.output};
         std::copy(std::begin(rounded.errors), std::end(rounded.errors), report.errors);
+        report.weights = sum_of_squares(MatrixView(weights.data(), shape.rows, shape.columns));
+        report.weight_error = rounded.weight_error;
+        report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         report_(report);
       }
       return std::move(rounded.packed);
     });
+    if (rounding_.rounding == Rounding::nearest && report_) report_nearest(layer, found, device.executor());
+    return found;
   }
 
 private:
+  void report_nearest(std::size_t layer, const LayerWeights& found, ExecutorRef executor) const {
+    for (std::size_t i = 0; i < linears_per_layer; ++i) {
+      const PackedMatrix* packed = found.linears[i].packed();
+      if (packed == nullptr) continue;
+      RoundingReport report{.layer = layer, .linear = static_cast<Linear>(i), .bits = packed->bits()};
+      const std::vector<float> weights = loader_.weights_of(layer, report.linear);
+      const MatrixView view(weights.data(), packed->rows(), packed->columns());
+      std::vector<float> difference(weights.size());
+      const MutableMatrixView left(difference.data(), packed->rows(), packed->columns());
+      rounding_difference(packed->view(), view, left, executor);
+      report.weights = sum_of_squares(view);
+      report.weight_error = sum_of_squares(left);
+      report_(report);
+    }
+  }
+
   WeightLoader loader_;
   ModelRounding rounding_;
   std::function<LayerStatistics(std::size_t)> statistics_;

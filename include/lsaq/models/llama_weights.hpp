@@ -64,6 +64,8 @@ public:
   }
 
   const Config& config() const noexcept { return *config_; }
+  /// What floats that are not quantized become, unless they are kept as stored.
+  ElementType unquantized() const noexcept { return unquantized_; }
   const std::shared_ptr<const ModelTransform>& transform() const noexcept { return transform_; }
 
   /// Deploys layer `layer` with `bits_of(linear name)` bits for each linear; its pages of the source file are dropped. Throws BadInput, std::bad_alloc.
@@ -142,7 +144,19 @@ private:
 
   template <backend Device> DeployedMatrix matrix(const Device& device, const std::string& name, const DeployOptions& options) const {
     const TensorInfo& tensor = model_->at(name);
+    if (const std::optional<MatrixView> view = model_->view(tensor); view && options.bits != 16) return quantize_in_place(device, name, options, *view);
     return deploy_rows(device, name, options, [&](std::size_t first, std::size_t count, float* out) { read(tensor, first, count, out); });
+  }
+
+  /// Quantizes floats where the file has them, without widening them first.
+  template <backend Device>
+  DeployedMatrix quantize_in_place(const Device& device, const std::string& name, const DeployOptions& options, MatrixView view) const {
+    check_format(options.format());
+    PackedMatrix packed({view.rows, view.columns}, options.format());
+    if (const QuantizationFault fault = quantize_rows(view, 0, {view.rows, view.columns}, options.format(), packed.storage(), executor_))
+      fail<BadInput>(printable_path(model_->path()) + ": " + message_of(fault, printable(name), options.scale));
+    model_->drop(model_->at(name));
+    return DeployedMatrix(device.prepare(std::move(packed)));
   }
 
   template <backend Device>

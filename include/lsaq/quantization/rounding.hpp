@@ -116,10 +116,31 @@ struct RoundedMatrix {
   Rounding rounding = Rounding::nearest; ///< the one that was kept
   double output = 0;                     ///< mean |X W^T|^2 over the held-back inputs X, summed over the outputs
   double errors[3] = {};                 ///< by Rounding: mean |X (W - W')^T|^2; 0 where it was not tried
+  double weight_error = 0;               ///< |W - W'|^2 of what was kept
 
   /// Relative squared output error of what was kept.
   double relative_error() const noexcept { return output > 0 ? errors[static_cast<std::size_t>(rounding)] / output : 0; }
 };
+
+/// Sum of the squares of a matrix's elements.
+inline double sum_of_squares(MatrixView matrix) noexcept {
+  double sum = 0;
+  for (std::size_t r = 0; r < matrix.rows; ++r)
+    for (std::size_t c = 0; c < matrix.columns; ++c) {
+      const double value = double{load_element(matrix.row(r), matrix.type, c)};
+      sum += value * value;
+    }
+  return sum;
+}
+
+/// W' - W of a packed matrix and the FP32 weights it was made from. Throws InvalidArgument if the shapes differ.
+inline void rounding_difference(PackedView packed, MatrixView weights, MutableMatrixView out, ExecutorRef executor = {}) {
+  dequantize(packed, out, executor);
+  executor.parallel_for(weights.rows, [&](std::size_t r) {
+    const auto* row = reinterpret_cast<const float*>(weights.row(r));
+    for (std::size_t c = 0; c < weights.columns; ++c) out.row(r)[c] -= row[c];
+  });
+}
 
 /// Rounds by the cheapest policies up to `most` and keeps the one with the least error on the inputs that were held back: never worse than Nearest there.
 ///
@@ -134,16 +155,13 @@ RoundedMatrix round_guarded(const Device& device, MatrixView weights, const Inpu
   if (held_back.rows != 0) result.output = output_error(device, held_back, weights);
   double least = std::numeric_limits<double>::infinity();
   const auto consider = [&](Rounding rounding, PackedMatrix packed) {
-    dequantize(packed.view(), left, device.executor());
-    device.executor().parallel_for(weights.rows, [&](std::size_t r) {
-      const auto* row = reinterpret_cast<const float*>(weights.row(r));
-      for (std::size_t c = 0; c < weights.columns; ++c) left.row(r)[c] -= row[c];
-    });
+    rounding_difference(packed.view(), weights, left, device.executor());
     const double error = output_error(device, held_back, left);
     result.errors[static_cast<std::size_t>(rounding)] = error;
     if (held_back.rows != 0 && !(error < least)) return;
     least = error;
     result.rounding = rounding;
+    result.weight_error = sum_of_squares(left);
     result.packed = std::move(packed);
   };
   consider(Rounding::nearest, quantize(weights, format, device.executor()));

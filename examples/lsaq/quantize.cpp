@@ -1,0 +1,181 @@
+// lsaq quantize: rounds the layers of a model by a plan into a file that run and eval take.
+#include "checkpoint.hpp"
+#include "layer_source.hpp"
+#include "planning.hpp"
+
+#include <lsaq/formats/resumable_file.hpp>
+#include <lsaq/report.hpp>
+#include <lsaq/thread_pool.hpp>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <set>
+
+namespace command {
+
+namespace llama = lsaq::llama;
+
+QuantizedFile open_quantized(const std::filesystem::path& path, const Model& model, const lsaq::Backend<lsaq::Cpu>& device) {
+  const std::string name = lsaq::printable_path(path);
+  QuantizedFile opened{.source = LayerSource(rounding_loader(model, {}, {}, device))};
+  const auto read = [&](const std::string& metadata) {
+    ReadPlan plan = checked_plan(lsaq::parse_json(metadata, name), name, model);
+    if (plan.file.model_sha256.empty()) lsaq::fail<lsaq::BadInput>(name + ": does not say which model it was made from");
+    opened.plan = plan.file;
+    opened.quantization = plan.quantization;
+    std::shared_ptr<const llama::ModelTransform> transform;
+    if (plan.quantization.transform.any()) transform = std::make_shared<const llama::ModelTransform>(model.config, plan.quantization.transform);
+    return std::tuple(std::move(plan.file.plan), plan.quantization.rounding, std::move(transform));
+  };
+  opened.source = LayerSource(llama::QuantizedLayers(path, model.config, llama::WeightLoader(model.source, model.config, device.executor()), read));
+  return opened;
+}
+
+namespace {
+
+using Device = lsaq::Backend<lsaq::Cpu>;
+
+struct Options {
+  std::string model;
+  std::string plan_file;
+  unsigned bits = 8;
+  std::string output;
+  std::string report;
+  RoundingOptions rounding;
+};
+
+nlohmann::json report_json(const llama::RoundingReport& row) {
+  nlohmann::json json{{"tensor", fmt::format("model.layers.{}.{}", row.layer, name_of(row.linear))},
+                      {"bits", row.bits},
+                      {"rounding", std::string(name_of(row.rounding))},
+                      {"snr_db", row.snr()},
+                      {"seconds", row.seconds}};
+  if (row.output > 0) {
+    json["relative_output_error"] = row.relative_error();
+    for (const lsaq::Rounding rounding : {lsaq::Rounding::nearest, lsaq::Rounding::clip, lsaq::Rounding::gptq})
+      if (const double error = row.errors[static_cast<std::size_t>(rounding)]; error > 0) json["tried"][name_of(rounding)] = error / row.output;
+  }
+  return json;
+}
+
+/// A line for each layer: what its linears cost together.
+std::string report_table(const std::vector<llama::RoundingReport>& rows) {
+  const bool calibrated = std::any_of(rows.begin(), rows.end(), [](const llama::RoundingReport& row) { return row.output > 0; });
+  std::string text = fmt::format("{:>5}  {:<10}{:>14}{}{:>9}\n", "layer", "bits", "weight SNR", calibrated ? "   output error   of nearest's" : "", "seconds");
+  for (std::size_t first = 0; first < rows.size();) {
+    std::size_t end = first;
+    double weights = 0, weight_error = 0, output = 0, error = 0, nearest = 0, seconds = 0;
+    std::set<unsigned> bits;
+    for (; end < rows.size() && rows[end].layer == rows[first].layer; ++end) {
+      const llama::RoundingReport& row = rows[end];
+      bits.insert(row.bits);
+      weights += row.weights;
+      weight_error += row.weight_error;
+      seconds += row.seconds;
+      if (!(row.output > 0)) continue;
+      output += 1; // each linear counts the same, whatever the size of its outputs
+      error += row.relative_error();
+      nearest += row.errors[0] / row.output;
+    }
+    text += fmt::format("{:>5}  {:<10}{:>11.1f} dB", rows[first].layer, fmt::format("{}", fmt::join(bits, ", ")),
+                        weight_error > 0 ? 10 * std::log10(weights / weight_error) : INFINITY);
+    if (calibrated)
+      text += output > 0 ? fmt::format("{:>14.5f}%{:>14.0f}%", 100 * error / output, nearest > 0 ? 100 * error / nearest : 100) : std::string(30, ' ');
+    text += fmt::format("{:>9.2f}\n", seconds);
+    first = end;
+  }
+  return text;
+}
+
+void quantize(const Options& options, const Global& global) {
+  const Model model(options.model);
+  ReadPlan read;
+  if (!options.plan_file.empty()) {
+    read = read_plan(options.plan_file, model);
+  } else {
+    if (options.bits < lsaq::min_bits || options.bits > lsaq::max_bits)
+      lsaq::fail<lsaq::InvalidArgument>(fmt::format("--bits {}: 2 to 8 are possible", options.bits));
+    read.file.plan.bits.assign(model.config.layers, options.bits);
+    read.file.plan.average_bits = options.bits;
+    read.file.model = model.config.name;
+  }
+  const Quantization quantization = quantization_of(options.rounding, read.quantization);
+  quantization.write_to(read.file);
+  read.file.model_sha256 = model_sha256(model.source);
+  const lsaq::Plan& plan = read.file.plan;
+  read.file.plan.bytes = model_bytes_of(model.config, plan, quantization.rounding.grouping);
+  std::error_code error;
+  for (const std::filesystem::path& source : model.source.files())
+    if (std::filesystem::equivalent(source, options.output, error))
+      lsaq::fail<lsaq::InvalidArgument>("--output: this is the model itself; it is never overwritten");
+
+  lsaq::ThreadPool pool(global.threads);
+  const Device device(pool);
+  const Stopwatch watch;
+  std::vector<llama::RoundingReport> rows;
+  llama::RoundingLoader loader = rounding_loader(model, quantization, options.rounding, device);
+  if (!options.report.empty() || quantization.needs_calibration()) loader.on_rounded([&](const llama::RoundingReport& row) { rows.push_back(row); });
+  const lsaq::ElementType unquantized = loader.weights().unquantized();
+  const std::string header =
+      llama::quantized_layers_header(model.config, plan, quantization.rounding.grouping, unquantized, lsaq::plan_to_json(read.file).dump());
+  std::string key = header;
+  if (quantization.needs_calibration()) key += nlohmann::json(calibration_windows(model, options.rounding.calibration)).dump();
+  lsaq::ResumableFile file(options.output, sha256(key));
+  std::size_t first = 0;
+  lsaq::Bytes bytes = header.size();
+  const auto layer_bytes = [&](std::size_t l) { return llama::quantized_layer_bytes(model.config, l, plan, quantization.rounding.grouping, unquantized); };
+  if (file.safe() == 0) file.write(header);
+  while (first < model.config.layers && bytes < file.safe()) bytes += layer_bytes(first++);
+  if (file.safe() != 0 && bytes != file.safe()) lsaq::fail<lsaq::IoError>(options.output + ".partial: ends within a layer; remove it");
+  if (first != 0) note(fmt::format("resumed at layer {} of {}", first, model.config.layers));
+
+  Progress progress("quantize: layer", model.config.layers);
+  Stopwatch since_safe;
+  for (std::size_t l = first; l < model.config.layers; ++l) {
+    check_interrupt();
+    progress.set(l);
+    const llama::LayerWeights layer = loader.layer(device, l, [&](std::string_view linear) { return plan.bits_of(l, linear); });
+    llama::write_quantized_layer(model.config, layer, [&](std::span<const std::byte> part) { file.write(part); });
+    bytes += layer_bytes(l);
+    if (since_safe.seconds() < seconds_between_checkpoints()) continue;
+    file.mark_safe();
+    since_safe = Stopwatch();
+  }
+  file.commit();
+
+  nlohmann::json tensors = nlohmann::json::array();
+  for (const llama::RoundingReport& row : rows) tensors.push_back(report_json(row));
+  nlohmann::json json{{"schema", "lsaq.quantize/1"},
+                      {"model", model.config.name},
+                      {"rounding", quantization.describe()},
+                      {"plan", lsaq::plan_to_json(read.file)},
+                      {"bytes", bytes},
+                      {"seconds", watch.seconds()},
+                      {"tensors", tensors}};
+  if (!options.report.empty()) write_json(options.report, json);
+  if (global.json) return print_json(json);
+  if (!rows.empty()) print_text(report_table(rows));
+  print_text(fmt::format("{} layers, {:.4g} bits a weight, {}: {} in {:.1f} s\n", model.config.layers, plan.average_bits, quantization.describe(),
+                         lsaq::format_bytes(bytes), watch.seconds()));
+}
+
+} // namespace
+
+void add_quantize(CLI::App& app, Global& global) {
+  auto options = std::make_shared<Options>();
+  CLI::App* verb = app.add_subcommand("quantize", "Round the layers of a model by a plan into a file for run and eval");
+  verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
+  CLI::Option* bits = verb->add_option("--bits", options->bits, "Bits of every layer: 2 to 8")->capture_default_str();
+  verb->add_option("--plan", options->plan_file, "Bits and rounding by this plan")->excludes(bits);
+  add_rounding_options(*verb, options->rounding);
+  add_rounding_calibration_options(*verb, options->rounding);
+  verb->add_option("-o,--output", options->output, "Write the quantized layers to this file (safetensors); MODEL stays needed beside it")->required();
+  verb->add_option("--report", options->report, "Write each tensor's errors to this JSON file");
+  add_global_options(*verb, global);
+  verb->footer("An interrupted run goes on where it was when it is called the same way again.");
+  verb->callback([options, &global] { quantize(*options, global); });
+}
+
+} // namespace command
