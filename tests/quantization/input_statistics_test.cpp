@@ -1,4 +1,5 @@
 // Statistics of inputs against sums in double precision, and in other bases.
+#include <lsaq/deployment/cpu.hpp>
 #include <lsaq/quantization/input_statistics.hpp>
 
 #include <lsaq/thread_pool.hpp>

@@ -1,4 +1,5 @@
 // Clipped, Gptq and the guard: against exhaustive searches, the textbook's GPTQ, and each other.
+#include <lsaq/deployment/cpu.hpp>
 #include <lsaq/quantization/rounding.hpp>
 
 #include <lsaq/thread_pool.hpp>

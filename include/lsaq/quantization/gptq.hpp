@@ -100,7 +100,7 @@ namespace detail {
 inline constexpr std::size_t gptq_rows = 512; ///< rows rounded together: bounds the memory
 
 /// Rounds a block of rows. All matrices are rows x channels, row-major; codes are signed.
-template <backend Device> class GptqBlock {
+template <product_device Device> class GptqBlock {
 public:
   GptqBlock(const Device& device, const GptqFactor& factor, const PackedFormat& format)
       : device_(device), factor_(factor), format_(format), n_(factor.channels()), groups_(format.grouping.scales_per_row(n_)),
@@ -141,7 +141,7 @@ private:
     for_rows([&](std::size_t r) {
       for (std::size_t g = 0; g < groups_; ++g) {
         const std::size_t first = g * group_columns_, count = std::min(group_columns_, n_ - first);
-        scales_[r * groups_ + g] = clipped_scale(device_.kernels(), weight_row(r) + first, importance_.data() + first, count, format_);
+        scales_[r * groups_ + g] = clipped_scale(kernels_, weight_row(r) + first, importance_.data() + first, count, format_);
       }
     });
   }
@@ -322,6 +322,7 @@ private:
   static Eigen::Index index(std::size_t n) noexcept { return static_cast<Eigen::Index>(n); }
 
   const Device& device_;
+  const CpuKernels& kernels_ = select_kernels();
   const GptqFactor& factor_;
   PackedFormat format_;
   std::size_t n_, groups_, group_columns_;

@@ -1,7 +1,7 @@
 // What calibration learns about the inputs of a linear: their second moments, and some inputs that are held back to judge by.
 #pragma once
 
-#include <lsaq/deployment/cpu.hpp>
+#include <lsaq/quantization/dense_products.hpp>
 #include <lsaq/quantization/rotation.hpp>
 
 #include <vector>
@@ -30,7 +30,7 @@ public:
 
   /// Adds inputs (FP32, one a row). Sums are FP32 over blocks of 256 inputs and added in FP32; the result does not depend on threads. Throws InvalidArgument
   /// for another width, std::bad_alloc: a block transposed, and 256 x n floats.
-  template <backend Device> void add(const Device& device, MatrixView x) {
+  template <product_device Device> void add(const Device& device, MatrixView x) {
     check_width(x);
     constexpr std::size_t block = 256;
     std::vector<float> turned(channels_ * std::min(block, x.rows)), products(std::min(block, channels_) * channels_);
@@ -115,7 +115,7 @@ private:
 /// Mean squared difference of the outputs of W and W' on held-back inputs, summed over the outputs: |X (W - W')^T|^2 / rows of X.
 ///
 /// `difference` is W - W' (FP32, outputs x inputs). Cost: one product. Throws std::bad_alloc.
-template <backend Device> double output_error(const Device& device, MatrixView held_back, MatrixView difference) {
+template <product_device Device> double output_error(const Device& device, MatrixView held_back, MatrixView difference) {
   constexpr std::size_t block = 64;
   std::vector<float> products(std::min(block, held_back.rows) * difference.rows);
   std::vector<std::byte> workspace(device.workspace_bytes(difference, block));

@@ -83,7 +83,7 @@ inline PackedMatrix quantize_clipped(MatrixView weights, std::span<const float> 
 ///
 /// Throws InvalidArgument as quantize(), and for other types or another number of columns; std::bad_alloc: some 512 rows of 5 floats a weight. Cost: rows x n^2
 /// multiplications for the rounding, and twice as many for each refinement.
-template <backend Device> PackedMatrix quantize_gptq(const Device& device, MatrixView weights, const GptqFactor& factor, const PackedFormat& format) {
+template <product_device Device> PackedMatrix quantize_gptq(const Device& device, MatrixView weights, const GptqFactor& factor, const PackedFormat& format) {
   if (weights.columns != factor.channels() || weights.type != ElementType::f32)
     fail<InvalidArgument>("GPTQ of " + std::to_string(weights.columns) + " columns (" + std::string(name_of(weights.type)) + ") by the moments of " +
                           std::to_string(factor.channels()) + " inputs: FP32 weights with one column for each input are wanted");
@@ -145,7 +145,7 @@ inline void rounding_difference(PackedView packed, MatrixView weights, MutableMa
 /// Rounds by the cheapest policies up to `most` and keeps the one with the least error on the inputs that were held back: never worse than Nearest there.
 ///
 /// `weights` are FP32. Without held-back inputs `most` is taken on trust. `factor` may be null unless `most` is gptq. Throws as the policies do.
-template <backend Device>
+template <product_device Device>
 RoundedMatrix round_guarded(const Device& device, MatrixView weights, const InputStatistics& inputs, const GptqFactor* factor, Rounding most,
                             const PackedFormat& format) {
   RoundedMatrix result;
@@ -165,7 +165,7 @@ RoundedMatrix round_guarded(const Device& device, MatrixView weights, const Inpu
     result.packed = std::move(packed);
   };
   consider(Rounding::nearest, quantize(weights, format, device.executor()));
-  if (most >= Rounding::clip) consider(Rounding::clip, quantize_clipped(weights, inputs.mean_squares(), format, device.executor(), device.kernels()));
+  if (most >= Rounding::clip) consider(Rounding::clip, quantize_clipped(weights, inputs.mean_squares(), format, device.executor()));
   if (most == Rounding::gptq) consider(Rounding::gptq, quantize_gptq(device, weights, *factor, format));
   return result;
 }
