@@ -43,7 +43,44 @@ struct Options {
   unsigned bits = 8;
   std::string output;
   std::string report;
+  bool sequential = false;
   RoundingOptions rounding;
+};
+
+/// Layers rounded on what the rounded layers before them give, with a checkpoint of those states.
+class SequentialLayers {
+public:
+  /// `key`: everything the rounding depends on.
+  SequentialLayers(const Model& model, const llama::RoundingLoader& loader, const CalibrationOptions& calibration, const Device& device, const std::string& key)
+      : weights_(loader.weights()), outer_(weights_.outer(device)), windows_(calibration_windows(model, calibration)),
+        rounding_(weights_.config(), weights_, loader.rounding(), outer_, device, windows_), checkpoint_("sequential rounding " + key) {}
+
+  llama::RoundingLoader& rounding() { return rounding_.rounding(); }
+
+  /// Goes on at a layer, if that is what was saved.
+  bool resume_at(std::size_t layer) {
+    const std::optional<Checkpoint::Contents> saved = checkpoint_.read();
+    if (!saved || saved->boundary != layer) return false;
+    rounding_.resume_at(layer, saved->states);
+    return true;
+  }
+
+  template <class BitsOf> llama::LayerWeights next(BitsOf&& bits_of) {
+    return rounding_.next(bits_of, [](std::size_t) { check_interrupt(); });
+  }
+
+  void save() {
+    const lsaq::MatrixView states = rounding_.pass().states();
+    checkpoint_.write(rounding_.pass().boundary(), std::span(static_cast<const float*>(states.data), states.rows * states.columns), {});
+  }
+  void finish() const { checkpoint_.remove(); }
+
+private:
+  llama::WeightLoader weights_;
+  llama::OuterWeights outer_;
+  Windows windows_;
+  llama::SequentialRounding<Device> rounding_;
+  Checkpoint checkpoint_;
 };
 
 nlohmann::json report_json(const llama::RoundingReport& row) {
@@ -111,24 +148,37 @@ void quantize(const Options& options, const Global& global) {
     if (std::filesystem::equivalent(source, options.output, error))
       lsaq::fail<lsaq::InvalidArgument>("--output: this is the model itself; it is never overwritten");
 
+  if (options.sequential && !quantization.needs_calibration())
+    lsaq::fail<lsaq::InvalidArgument>("--sequential: nearest rounding looks at no inputs; add --rounding clip or --rounding gptq");
+
   lsaq::ThreadPool pool(global.threads);
   const Device device(pool);
   const Stopwatch watch;
-  std::vector<llama::RoundingReport> rows;
   llama::RoundingLoader loader = rounding_loader(model, quantization, options.rounding, device);
-  if (!options.report.empty() || quantization.needs_calibration()) loader.on_rounded([&](const llama::RoundingReport& row) { rows.push_back(row); });
   const lsaq::ElementType unquantized = loader.weights().unquantized();
   const std::string header =
       llama::quantized_layers_header(model.config, plan, quantization.rounding.grouping, unquantized, lsaq::plan_to_json(read.file).dump());
   std::string key = header;
   if (quantization.needs_calibration()) key += nlohmann::json(calibration_windows(model, options.rounding.calibration)).dump();
-  lsaq::ResumableFile file(options.output, sha256(key));
+  if (options.sequential) key += "sequential";
+  key = sha256(key);
+  lsaq::ResumableFile file(options.output, key);
+  std::optional<SequentialLayers> sequential;
+  if (options.sequential) sequential.emplace(model, loader, options.rounding.calibration, device, key);
+  std::vector<llama::RoundingReport> rows;
+  if (!options.report.empty() || quantization.needs_calibration())
+    (sequential ? sequential->rounding() : loader).on_rounded([&](const llama::RoundingReport& row) { rows.push_back(row); });
   std::size_t first = 0;
   lsaq::Bytes bytes = header.size();
   const auto layer_bytes = [&](std::size_t l) { return llama::quantized_layer_bytes(model.config, l, plan, quantization.rounding.grouping, unquantized); };
-  if (file.safe() == 0) file.write(header);
   while (first < model.config.layers && bytes < file.safe()) bytes += layer_bytes(first++);
   if (file.safe() != 0 && bytes != file.safe()) lsaq::fail<lsaq::IoError>(options.output + ".partial: ends within a layer; remove it");
+  if (sequential && first != 0 && !sequential->resume_at(first)) {
+    file.start_over();
+    first = 0;
+    bytes = header.size();
+  }
+  if (file.safe() == 0) file.write(header);
   if (first != 0) note(fmt::format("resumed at layer {} of {}", first, model.config.layers));
 
   Progress progress("quantize: layer", model.config.layers);
@@ -136,20 +186,24 @@ void quantize(const Options& options, const Global& global) {
   for (std::size_t l = first; l < model.config.layers; ++l) {
     check_interrupt();
     progress.set(l);
-    const llama::LayerWeights layer = loader.layer(device, l, [&](std::string_view linear) { return plan.bits_of(l, linear); });
+    const auto bits_of = [&](std::string_view linear) { return plan.bits_of(l, linear); };
+    const llama::LayerWeights layer = sequential ? sequential->next(bits_of) : loader.layer(device, l, bits_of);
     llama::write_quantized_layer(model.config, layer, [&](std::span<const std::byte> part) { file.write(part); });
     bytes += layer_bytes(l);
     if (since_safe.seconds() < seconds_between_checkpoints()) continue;
+    if (sequential) sequential->save();
     file.mark_safe();
     since_safe = Stopwatch();
   }
   file.commit();
+  if (sequential) sequential->finish();
 
   nlohmann::json tensors = nlohmann::json::array();
   for (const llama::RoundingReport& row : rows) tensors.push_back(report_json(row));
   nlohmann::json json{{"schema", "lsaq.quantize/1"},
                       {"model", model.config.name},
                       {"rounding", quantization.describe()},
+                      {"sequential", options.sequential},
                       {"plan", lsaq::plan_to_json(read.file)},
                       {"bytes", bytes},
                       {"seconds", watch.seconds()},
@@ -171,6 +225,7 @@ void add_quantize(CLI::App& app, Global& global) {
   verb->add_option("--plan", options->plan_file, "Bits and rounding by this plan")->excludes(bits);
   add_rounding_options(*verb, options->rounding);
   add_rounding_calibration_options(*verb, options->rounding);
+  verb->add_flag("--sequential", options->sequential, "Round each layer on what the rounded layers before it give, not on the model's own states");
   verb->add_option("-o,--output", options->output, "Write the quantized layers to this file (safetensors); MODEL stays needed beside it")->required();
   verb->add_option("--report", options->report, "Write each tensor's errors to this JSON file");
   add_global_options(*verb, global);

@@ -26,7 +26,13 @@
 
 #include <lsaq/quantization/granularity.hpp>
 #include <lsaq/quantization/packed_matrix.hpp>
+#include <lsaq/quantization/clipping.hpp>
+#include <lsaq/quantization/gptq.hpp>
+#include <lsaq/quantization/input_statistics.hpp>
 #include <lsaq/quantization/quantizer.hpp>
+#include <lsaq/quantization/rotation.hpp>
+#include <lsaq/quantization/rounding.hpp>
+#include <lsaq/quantization/shared_channels.hpp>
 
 #include <lsaq/deployment/backend.hpp>
 #include <lsaq/deployment/cpu.hpp>

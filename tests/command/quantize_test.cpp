@@ -67,9 +67,11 @@ TEST_F(Quantize, StatisticsAreKept) {
 }
 
 TEST_F(Quantize, GoesOnWhereItWasInterrupted) {
-  const Words options = calibrated({"--bits", "4", "--rounding", "gptq", "--threads", "1"});
-  ASSERT_EQ(run(call("whole.safetensors", options)).code, done);
-  for (const int signal : {SIGINT, SIGKILL}) {
+  const Words once = calibrated({"--bits", "4", "--rounding", "gptq", "--threads", "1"});
+  ASSERT_EQ(run(call("whole.safetensors", once)).code, done);
+  for (const auto& way : {std::pair(SIGINT, once), std::pair(SIGKILL, once), std::pair(SIGINT, once + Words{"--sequential"})}) {
+    const int signal = way.first;
+    const Words& options = way.second;
     const Words slow = call("part.safetensors", options);
     const Setting setting{.environment = {{"LSAQ_CHECKPOINT_SECONDS", "0"}, {"LSAQ_ISA", "scalar"}}, .meanwhile = [&](pid_t child) {
                             siginfo_t ended = {};
@@ -93,6 +95,19 @@ TEST_F(Quantize, GoesOnWhereItWasInterrupted) {
   }
 }
 
+TEST_F(Quantize, MayRoundEachLayerOnWhatTheRoundedOnesGive) {
+  const Words options = calibrated({"--bits", "3", "--rounding", "gptq"});
+  ASSERT_EQ(run(call("all.safetensors", options)).code, done);
+  const json made = run_json(call("sequential.safetensors", options + Words{"--sequential", "--rotate"}));
+  EXPECT_EQ(made.at("sequential"), true);
+  ASSERT_EQ(run(call("sequential.safetensors", options + Words{"--sequential"})).code, done);
+  EXPECT_NE(content("all.safetensors"), content("sequential.safetensors"));
+  const double nearest = evaluated({"--bits", "3"}).at("kl").get<double>();
+  EXPECT_LT(evaluated({"--quantized", path("sequential.safetensors").string()}).at("kl").get<double>(), nearest);
+  refusal(wrong_usage, call("q", {"--sequential"}), {"--sequential", "nearest", "--rounding gptq"});
+  EXPECT_FALSE(std::filesystem::exists(path("q.partial")));
+}
+
 TEST_F(Quantize, ReportsEveryTensor) {
   const std::string report = path("report.json").string();
   for (const Words& options : {Words{"--bits", "4"}, calibrated({"--bits", "4", "--rounding", "gptq"})}) {
@@ -105,7 +120,9 @@ TEST_F(Quantize, ReportsEveryTensor) {
     for (const json& row : rows) {
       EXPECT_GT(row.at("snr_db").get<double>(), 5);
       EXPECT_EQ(row.contains("relative_output_error"), options.size() > 2);
-      if (options.size() > 2) EXPECT_LE(row.at("relative_output_error").get<double>(), row.at("tried").at("nearest").get<double>());
+      if (options.size() > 2) {
+        EXPECT_LE(row.at("relative_output_error").get<double>(), row.at("tried").at("nearest").get<double>());
+      }
     }
     EXPECT_EQ(rows[8].at("tensor"), "model.layers.1.self_attn.k_proj");
   }
@@ -137,9 +154,9 @@ TEST_F(Quantize, RefusesWhatIsNotThere) {
   refusal(bad_input, call("q", {"--rounding", "gptq", "--calibration-ids", write("no.json", "[]")}), {"no.json"});
   EXPECT_FALSE(std::filesystem::exists(path("q")));
   ASSERT_EQ(run(call("q.safetensors")).code, done);
-  small_llama::Model drawn = small_model();
-  drawn.seed = 77;
-  const std::string other = write_model("other.gguf", drawn.fill());
+  small_llama::Model changed = small_model();
+  changed.tensors.at("model.norm.weight").values[0] += 1;
+  const std::string other = write_model("other.gguf", changed);
   refusal(bad_input, {"eval", other, "--token-ids", token_ids(1, 8), "--quantized", path("q.safetensors").string()}, {"q.safetensors", "another model"});
   refusal(bad_input, {"eval", model(), "--token-ids", token_ids(1, 8), "--quantized", ids()}, {"calibration.json"});
   refusal(wrong_usage, {"eval", model(), "--token-ids", token_ids(1, 8), "--quantized", path("q.safetensors").string(), "--bits", "4"},

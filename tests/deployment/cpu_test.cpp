@@ -87,6 +87,50 @@ TEST_P(CpuBackend, PackedProductsStayWithinTheBoundOfTheirLength) {
         }
 }
 
+/// Products of weights that share scales in every way, against a plain loop over the dequantized weights; divided between threads, the same bits.
+TEST_P(CpuBackend, EveryGroupingMultipliesAsItsDequantizedWeights) {
+  std::size_t turn = 0;
+  lsaq::ThreadPool pool(3);
+  for (unsigned bits = lsaq::min_bits; bits <= lsaq::max_bits; ++bits)
+    for (const lsaq::Grouping grouping : oracle::every_grouping)
+      for (const auto& [rows, columns] : {std::pair<std::size_t, std::size_t>(1, 31), {21, 161}, {117, 333}}) {
+        ++turn;
+        const std::vector<float> weights = oracle::random_weights(rows, columns, random_);
+        const PackedMatrix packed =
+            lsaq::quantize(MatrixView(weights.data(), rows, columns),
+                           {bits, oracle::every_scale[turn % 3], grouping, turn % 2 == 0 ? lsaq::CodeRange::full : lsaq::CodeRange::symmetric});
+        std::vector<float> dequantized(rows * columns);
+        lsaq::dequantize(packed.view(), {dequantized.data(), rows, columns});
+        for (const std::size_t tokens : {1, 3, 5, 16, 70}) {
+          const Rows x(tokens, columns, columns + 3, Numbers::any, random_), y(tokens, rows, rows + 2), divided(tokens, rows, rows + 2);
+          std::vector<std::byte> workspace(turn % 3 == 0 ? 0 : device().workspace_bytes(packed.view(), tokens));
+          ASSERT_EQ(device().matmul(packed, view_of(x, tokens, columns), output_of(y, tokens, rows), workspace), Status::ok);
+          for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t t = 0; t < tokens; ++t) {
+              Sum sum;
+              for (std::size_t c = 0; c < columns; ++c) sum.add(dequantized[r * columns + c], x.at(t, c));
+              sum.add(0, 0); // a dequantized weight is rounded once itself
+              ASSERT_NEAR(static_cast<double>(y.at(t, r)), sum.value, sum.bound())
+                  << bits << " bits, " << grouping.name() << ", row " << r << " of " << rows << " x " << columns << ", token " << t << " of " << tokens;
+            }
+          kernel_cases::expect_gaps_untouched(y, tokens, rows);
+          ASSERT_EQ(device(pool).matmul(packed, view_of(x, tokens, columns), output_of(divided, tokens, rows), workspace), Status::ok);
+          ASSERT_EQ(std::memcmp(y.data(), divided.data(), y.all().size() * sizeof(float)), 0) << bits << " bits, " << grouping.name();
+        }
+      }
+}
+
+TEST_P(CpuBackend, GroupsThatNoPackedMatrixHasAreUnsupported) {
+  const PackedMatrix packed = random_packed(2, 64, 8, ScaleType::f16, random_);
+  const Rows x(1, 64, 64, Numbers::any, random_), y(1, 2, 2);
+  for (const std::uint32_t width : {1u, 16u, 33u, 48u}) {
+    lsaq::PackedView view = packed.view();
+    view.grouping = {.columns = width};
+    EXPECT_EQ(device().matmul(view, view_of(x, 1, 64), output_of(y, 1, 2)), Status::unsupported);
+  }
+  for (const float value : y.all()) EXPECT_TRUE(std::isnan(value));
+}
+
 TEST_P(CpuBackend, WholeNumbersGiveExactProducts) {
   for (const unsigned bits : {8u, 4u})
     for (const std::size_t columns : {31, 256, 700})

@@ -33,6 +33,8 @@ PlanFile complete() {
   file.rounding = "gptq";
   file.granularity = "tensor";
   file.scale = "bf16";
+  file.codes = "full";
+  file.rotation = "residual+ffn";
   file.format = "gguf";
   file.context = 4096;
   file.kv_bits = 8;
@@ -43,7 +45,7 @@ TEST(PlanFileJson, IsWrittenAsDocumented) {
   EXPECT_EQ(plan_to_json(complete()), nlohmann::json::parse(R"({
     "schema": "lsaq.plan/1", "bits": [16, 8, 4], "average_bits": 9.5, "model": "a model",
     "model_sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "planner": "optimal", "rounding": "gptq", "granularity": "tensor",
-    "scale": "bf16", "format": "gguf", "context": 4096, "kv_bits": 8,
+    "codes": "full", "rotation": "residual+ffn", "scale": "bf16", "format": "gguf", "context": 4096, "kv_bits": 8,
     "tensors": {"model.layers.0.mlp.down_proj": 8, "model.layers.2.self_attn.q_proj": 16},
     "bytes": {"weights": 1, "embedding": 2, "kv_cache": 4, "activations": 8, "reserve": 16, "total": 31, "memory": 6000000000}})"));
 }

@@ -62,7 +62,7 @@ inline void quantizes_the_same(const CpuKernels& kernels) {
   for (unsigned bits = 2; bits <= 8; ++bits)
     for (int round = 0; round < 400; ++round) {
       const int limit = (1 << (bits - 1)) - 1;
-      const CodeBounds bounds{-limit - round % 2, limit, limit + 1}; // symmetric, full
+      const lsaq::CodeBounds bounds{-limit - round % 2, limit, limit + 1}; // symmetric, full
       const std::size_t n = random() % 150;
       const float scale = std::ldexp(magnitudes(random), static_cast<int>(random() % 240) - 130); // subnormal ones too
       if (scale == 0) continue;

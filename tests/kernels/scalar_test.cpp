@@ -1,10 +1,11 @@
 #include <lsaq/kernels/cpu/scalar.hpp>
 
-#include "kernels/kernel_contract.hpp"
+#include "kernels/quantization_contract.hpp"
 
 namespace {
 
 LSAQ_KERNEL_CONTRACT(Scalar, lsaq::Isa::scalar)
+LSAQ_QUANTIZATION_CONTRACT(Scalar, lsaq::Isa::scalar)
 
 TEST(Scalar, RoundsHalfToEven) {
   EXPECT_EQ(lsaq::scalar::round_half_even(0.5f), 0);

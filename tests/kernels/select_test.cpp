@@ -73,6 +73,7 @@ TEST(KernelsOf, EveryPathIsComplete) {
     const lsaq::CpuKernels& kernels = lsaq::kernels_of(isa);
     EXPECT_EQ(kernels.isa, isa);
     EXPECT_TRUE(kernels.widen && kernels.widen_codes && kernels.narrow_f16 && kernels.magnitude_bits && kernels.quantize);
+    EXPECT_TRUE(kernels.extremes && kernels.quantize_packed);
     EXPECT_TRUE(kernels.dot_rows && kernels.unpack && kernels.product && kernels.above);
   }
 }

@@ -224,6 +224,77 @@ TEST(RoundingLoader, LowersTheErrorOfTheModel) {
   EXPECT_TRUE(std::isfinite(divergence({.rounding = Rounding::gptq}, {.residual = true, .heads = true, .ffn = true}, 21)));
 }
 
+/// Every layer is rounded on the states that the rounded layers before it give.
+TEST(SequentialRounding, SeesWhatTheRoundedLayersGive) {
+  const Opened opened = small_llama::open_folder(model_of());
+  llama::WeightLoader loader(*opened.source, opened.config);
+  loader.keep_as(ElementType::f32);
+  const llama::Windows windows = windows_of(20, 24);
+  const Device device;
+  const llama::OuterWeights outer = loader.outer(device);
+  const llama::ModelRounding rounding{.rounding = Rounding::gptq};
+  const auto three_bits = [](std::string_view) { return 3u; };
+  llama::SequentialRounding<Device> sequential(opened.config, loader, rounding, outer, device, windows);
+  llama::LayerwisePass<Device> pass(opened.config, loader, outer, device, windows); // of the layers rounded so far
+  llama::LayerStatisticsCollector<Device> collector(opened.config, device, windows);
+  std::vector<float> middle;
+  std::string last;
+  for (std::size_t l = 0; l < 3; ++l) {
+    llama::LayerwisePass<Device> look(opened.config, loader, outer, device, windows);
+    const auto* states = static_cast<const float*>(pass.states().data);
+    look.resume_at(l, std::span(states, 20 * 24 * 64));
+    const llama::RoundingLoader wanted(loader, rounding, [&](std::size_t) { return calibrate_layer(look, collector, [](std::size_t) {}); });
+    const llama::LayerWeights a = wanted.layer(device, l, three_bits);
+    std::size_t seen = 0;
+    const llama::LayerWeights b = sequential.next(three_bits, [&](std::size_t) { ++seen; });
+    EXPECT_EQ(seen, 2u * windows.size()) << "before every window, of both passes";
+    for (std::size_t i = 0; i < llama::linears_per_layer; ++i) EXPECT_EQ(bytes_of(a.linears[i]), bytes_of(b.linears[i])) << l << ", " << i;
+    pass.run_layer_with(a, [](std::size_t) {}, [](LinearInput, MatrixView) {});
+    if (l == 1) {
+      const auto* values = static_cast<const float*>(sequential.pass().states().data);
+      middle.assign(values, values + 20 * 24 * 64);
+    }
+    last = bytes_of(b.linears[0]);
+  }
+  EXPECT_TRUE(sequential.pass().complete());
+
+  llama::SequentialRounding<Device> resumed(opened.config, loader, rounding, outer, device, windows);
+  resumed.resume_at(2, middle);
+  EXPECT_EQ(bytes_of(resumed.next(three_bits, [](std::size_t) {}).linears[0]), last);
+  struct Stop {};
+  EXPECT_THROW((void)llama::SequentialRounding<Device>(opened.config, loader, rounding, outer, device, windows).next(three_bits, [](std::size_t) { throw Stop(); }),
+               Stop);
+}
+
+/// In the transformed model's own basis: before anything is rounded, the same errors as with transformed statistics of the stored model.
+TEST(SequentialRounding, WorksInTheTransformedBasis) {
+  const Opened opened = small_llama::open_folder(model_of());
+  llama::WeightLoader stored(*opened.source, opened.config);
+  stored.keep_as(ElementType::f32);
+  const llama::Windows windows = windows_of(20, 24);
+  const std::vector<llama::LayerStatistics> statistics = calibrate(opened, stored, windows);
+  const Device device;
+  for (const llama::TransformOptions& options : {llama::TransformOptions{.heads = true}, llama::TransformOptions{.residual = true, .heads = true, .ffn = true}}) {
+    auto transform = std::make_shared<llama::ModelTransform>(opened.config, options);
+    llama::LayerScaling scaling;
+    for (std::size_t i = 0; i < 64; ++i) scaling.attention.push_back(0.5f + static_cast<float>(i % 5));
+    transform->scale_layer(0, scaling);
+    llama::WeightLoader loader = stored;
+    loader.transform(transform);
+    const llama::OuterWeights outer = loader.outer(device);
+    const llama::ModelRounding rounding{.rounding = Rounding::clip};
+    std::vector<double> wanted, found;
+    llama::RoundingLoader all_at_once(loader, rounding, [&](std::size_t l) { return statistics[l]; });
+    all_at_once.on_rounded([&](const llama::RoundingReport& report) { wanted.push_back(report.errors[0] / report.output); });
+    (void)all_at_once.layer(device, 0, [](std::string_view) { return 4u; });
+    llama::SequentialRounding<Device> sequential(opened.config, loader, rounding, outer, device, windows);
+    sequential.rounding().on_rounded([&](const llama::RoundingReport& report) { found.push_back(report.errors[0] / report.output); });
+    (void)sequential.next([](std::string_view) { return 4u; }, [](std::size_t) {});
+    ASSERT_EQ(found.size(), llama::linears_per_layer);
+    for (std::size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i] / wanted[i], 1, 1e-3) << i;
+  }
+}
+
 class QuantizedFile : public testing::Test {
 protected:
   const Opened opened = small_llama::open_folder(model_of("F16"));
@@ -264,6 +335,9 @@ TEST_F(QuantizedFile, GivesTheLayersBack) {
       EXPECT_EQ(found.linears[i].bits(), wanted.linears[i].bits());
     }
     EXPECT_EQ(std::memcmp(found.mlp_norm.storage.data(), wanted.mlp_norm.storage.data(), found.mlp_norm.storage.size()), 0);
+    const auto unquantized = [](std::string_view) { return 16u; }; // the model itself, to compare with
+    const llama::LayerWeights model = loader().weights().layer(Device(), l, unquantized), same = file.layer(Device(), l, unquantized);
+    for (std::size_t i = 0; i < llama::linears_per_layer; ++i) EXPECT_EQ(bytes_of(same.linears[i]), bytes_of(model.linears[i])) << l << ", " << i;
   }
   EXPECT_THROW((void)file.layer(Device(), 0, [](std::string_view) { return 8u; }), lsaq::InvalidArgument);
 }

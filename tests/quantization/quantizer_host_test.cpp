@@ -36,8 +36,7 @@ std::vector<float> delicate_weights() {
 }
 
 struct Combination {
-  unsigned bits;
-  ScaleType scale;
+  lsaq::PackedFormat format;
   std::vector<std::byte> expected;
 };
 
@@ -45,7 +44,12 @@ class QuantizerInAnyHost : public testing::Test {
 protected:
   static void SetUpTestSuite() {
     for (const unsigned bits : {8u, 4u, 3u})
-      for (const ScaleType scale : oracle::every_scale) combinations_.push_back({bits, scale, oracle::packed(delicate_weights(), rows, columns, bits, scale)});
+      for (const ScaleType scale : oracle::every_scale)
+        for (const lsaq::Grouping grouping : {lsaq::Grouping{}, lsaq::Grouping{.columns = 32}, lsaq::Grouping{.whole_matrix = true}})
+          for (const lsaq::CodeRange range : oracle::every_range) {
+            const lsaq::PackedFormat format{bits, scale, grouping, range};
+            combinations_.push_back({format, oracle::packed(delicate_weights(), rows, columns, format)});
+          }
   }
   static void TearDownTestSuite() { combinations_.clear(); }
 
@@ -55,11 +59,11 @@ protected:
       for (const lsaq::Isa isa : oracle::runnable_paths()) {
         std::vector<std::byte> found(combination.expected.size());
         enter();
-        const lsaq::QuantizationFault fault = lsaq::quantize_rows<PerChannel>(MatrixView(weights_.data(), rows, columns), 0, {rows, columns}, combination.bits,
-                                                                              combination.scale, found, executor, lsaq::kernels_of(isa));
+        const lsaq::QuantizationFault fault =
+            lsaq::quantize_rows(MatrixView(weights_.data(), rows, columns), 0, {rows, columns}, combination.format, found, executor, lsaq::kernels_of(isa));
         leave();
         ASSERT_FALSE(fault);
-        ASSERT_EQ(found == combination.expected, true) << what << ": " << combination.bits << " bits, " << name_of(combination.scale) << ", " << name_of(isa);
+        ASSERT_EQ(found == combination.expected, true) << what << ": " << oracle::name_of(combination.format) << ", " << name_of(isa);
       }
   }
 
@@ -68,7 +72,7 @@ protected:
 };
 
 TEST_F(QuantizerInAnyHost, Threads) {
-  for (std::size_t threads = 1; threads <= 4; ++threads) {
+  for (std::size_t threads = 1; threads <= 8; ++threads) {
     lsaq::ThreadPool pool(threads);
     expect_the_same(
         "threads", pool, [] {}, [] {});
@@ -151,7 +155,7 @@ TEST_F(QuantizerInAnyHost, StridesAndAddresses) {
       MatrixView view(static_cast<const float*>(nullptr), rows, columns, stride);
       view.data = block.get() + skew;
       for (const Combination& combination : combinations_) {
-        const lsaq::PackedMatrix packed = lsaq::quantize<PerChannel>(view, combination.bits, combination.scale);
+        const lsaq::PackedMatrix packed = lsaq::quantize(view, combination.format);
         ASSERT_EQ(oracle::bytes_of(packed) == combination.expected, true) << "gap " << gap << ", " << skew << " bytes off";
       }
     }

@@ -90,6 +90,12 @@ inline std::size_t narrow(const float* in, std::size_t n, ElementType type, std:
   return first_bad;
 }
 
+/// Throws InvalidArgument naming `tensor` for bits that nothing has.
+inline void check_deployable(const std::string& tensor, unsigned bits) {
+  if (bits != 16 && (bits < min_bits || bits > max_bits))
+    fail<InvalidArgument>("tensor " + tensor + " can't be deployed at " + std::to_string(bits) + " bits: 16 and 2 to 8 are possible");
+}
+
 /// Reads a matrix in blocks of rows and deploys it: `read(first_row, count, float* out)` gives FP32 rows of shape.columns values.
 ///
 /// Extra memory while it runs: at most some 2 MiB, or 64 rows where those are larger. Throws BadInput naming `tensor` and row where a weight is not finite or
@@ -98,8 +104,7 @@ template <backend Device, class ReadRows>
 DeployedMatrix deploy_matrix(const Device& device, const std::string& tensor, MatrixShape shape, const DeployOptions& options, ReadRows&& read,
                              ExecutorRef executor = {}) {
   const CpuKernels& kernels = select_kernels();
-  if (options.bits != 16 && (options.bits < min_bits || options.bits > max_bits))
-    fail<InvalidArgument>("tensor " + tensor + " can't be deployed at " + std::to_string(options.bits) + " bits: 16 and 2 to 8 are possible");
+  check_deployable(tensor, options.bits);
   if (options.unquantized == ElementType::q8_0) fail<InvalidArgument>("tensor " + tensor + ": unquantized weights are F16, BF16 or F32, not Q8_0");
   const bool quantized = options.bits != 16;
   const std::size_t block_rows = std::min(shape.rows, std::max<std::size_t>(64, (std::size_t{1} << 18) / std::max<std::size_t>(1, shape.columns)));

@@ -32,6 +32,13 @@ public:
   /// Bytes that an earlier run has left; 0 for a new file.
   std::uint64_t safe() const noexcept { return safe_; }
 
+  /// Drops what an earlier run has left. Call before anything is written. Throws IoError.
+  void start_over() {
+    ::unlink(state_.c_str());
+    safe_ = 0;
+    if (::ftruncate(descriptor_, 0) != 0 || ::lseek(descriptor_, 0, SEEK_SET) < 0) refuse("cut to nothing", errno);
+  }
+
   /// Appends. Throws IoError with the system's reason.
   void write(std::span<const std::byte> bytes) {
     const auto* data = reinterpret_cast<const char*>(bytes.data());

@@ -58,15 +58,35 @@ public:
   template <class OnWeights, class OnWindow, class OnInput> void run_layer(OnWeights&& on_weights, OnWindow&& on_window, OnInput&& on_input) {
     const LayerWeights weights = loader_.layer(device_, boundary_, [](std::string_view) { return 16u; });
     on_weights(boundary_, weights);
+    run_layer_with(weights, on_window, on_input);
+  }
+
+  /// Runs the next layer with weights of the caller's, rounded ones for example.
+  template <class OnWindow, class OnInput> void run_layer_with(const LayerWeights& weights, OnWindow&& on_window, OnInput&& on_input) {
     for (std::size_t w = 0, first = 0; w < windows_.size(); first += windows_[w++].size()) {
       on_window(w);
-      workspace_.x = std::span(streams_).subspan(first * config_.hidden, windows_[w].size() * config_.hidden);
-      llama::run_layer(config_, weights, device_, *cache_, 0, 0, windows_[w].size(), workspace_, on_input);
+      run(weights, std::span(streams_).subspan(first * config_.hidden, windows_[w].size() * config_.hidden), on_input);
     }
     ++boundary_;
   }
 
+  /// Shows the inputs of the next layer's linears, with weights of the caller's, and stays where it is.
+  template <class OnWindow, class OnInput> void look_at_layer(const LayerWeights& weights, OnWindow&& on_window, OnInput&& on_input) {
+    std::vector<float> copy;
+    for (std::size_t w = 0, first = 0; w < windows_.size(); first += windows_[w++].size()) {
+      on_window(w);
+      const auto stream = std::span(streams_).subspan(first * config_.hidden, windows_[w].size() * config_.hidden);
+      copy.assign(stream.begin(), stream.end());
+      run(weights, copy, on_input);
+    }
+  }
+
 private:
+  template <class OnInput> void run(const LayerWeights& weights, std::span<float> stream, OnInput&& on_input) {
+    workspace_.x = stream;
+    llama::run_layer(config_, weights, device_, *cache_, 0, 0, stream.size() / config_.hidden, workspace_, on_input);
+  }
+
   const Config& config_;
   const WeightLoader& loader_;
   const Device& device_;

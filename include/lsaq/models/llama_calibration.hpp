@@ -78,11 +78,24 @@ LayerStatistics calibrate_layer(LayerwisePass<Device>& pass, LayerStatisticsColl
   return collector.finish_layer();
 }
 
-/// The statistics of an input of the transformed model. `gain` is the norm's as it is stored, for attention and mlp.
+/// The basis that statistics were collected in.
+enum class StatisticsBasis : std::uint8_t {
+  stored,     ///< of the model as it is stored: they serve every transformation
+  transformed ///< of the transformed model itself
+};
+
+/// The statistics of an input as the transformed model's linears see it. `gain` is the norm's as it is stored, for attention and mlp.
 inline InputStatistics transformed(InputStatistics statistics, const ModelTransform* transform, std::size_t layer, LinearInput input,
-                                   std::span<const float> gain, ExecutorRef executor = {}) {
+                                   std::span<const float> gain, StatisticsBasis basis = StatisticsBasis::stored, ExecutorRef executor = {}) {
   const bool normed = input == LinearInput::attention || input == LinearInput::mlp;
   const bool gain_is_folded = transform != nullptr && !transform->residual().empty();
+  if (basis == StatisticsBasis::transformed) {
+    if (!normed || gain_is_folded) return statistics;
+    std::vector<float> now(gain.begin(), gain.end());
+    if (transform != nullptr) transform->apply_to_gain(layer, input, now);
+    statistics.multiply(now);
+    return statistics;
+  }
   if (normed && !gain_is_folded) statistics.multiply(gain);
   if (transform == nullptr) return statistics;
   if (std::vector<float> factors = transform->factors(layer, input); !factors.empty()) {

@@ -45,10 +45,10 @@ namespace lsaq::inline v0::llama::inline LSAQ_BASELINE {
 /// Gives layers rounded by a policy, from a WeightLoader's weights and statistics found before.
 class RoundingLoader {
 public:
-  /// `statistics(layer)` gives those of a layer, in the basis of the stored model; it is asked once for each layer() that quantizes, unless rounding is
-  /// Nearest.
-  RoundingLoader(WeightLoader loader, ModelRounding rounding, std::function<LayerStatistics(std::size_t)> statistics)
-      : loader_(std::move(loader)), rounding_(rounding), statistics_(std::move(statistics)) {}
+  /// `statistics(layer)` gives those of a layer, in the basis that `basis` says; it is asked once for each layer() that quantizes, unless rounding is Nearest.
+  RoundingLoader(WeightLoader loader, ModelRounding rounding, std::function<LayerStatistics(std::size_t)> statistics,
+                 StatisticsBasis basis = StatisticsBasis::stored)
+      : loader_(std::move(loader)), rounding_(rounding), statistics_(std::move(statistics)), basis_(basis) {}
 
   /// Is told about every linear that was rounded. Nearest codes are then compared with the weights again, which takes longer than finding them.
   RoundingLoader& on_rounded(std::function<void(const RoundingReport&)> report) {
@@ -75,7 +75,7 @@ public:
       const LinearInput input = input_of(linear);
       if (!any || input != current) {
         factor.reset();
-        inputs = transformed(std::move(stored[static_cast<std::size_t>(input)]), loader_.transform().get(), layer, input, loader_.gain_of(layer, input),
+        inputs = transformed(std::move(stored[static_cast<std::size_t>(input)]), loader_.transform().get(), layer, input, loader_.gain_of(layer, input), basis_,
                              device.executor());
         current = input;
         any = true;
@@ -120,7 +120,58 @@ private:
   WeightLoader loader_;
   ModelRounding rounding_;
   std::function<LayerStatistics(std::size_t)> statistics_;
+  StatisticsBasis basis_;
   std::function<void(const RoundingReport&)> report_;
+};
+
+/// Rounds a model layer by layer, each on the inputs that the rounded layers before it give: errors of earlier layers are seen and made up for where they can
+/// be.
+///
+/// Unlike statistics of the unquantized model these are good for one plan and one rounding only. Refers to its arguments.
+template <backend Device> class SequentialRounding {
+public:
+  /// `loader` is the transformed model's. Throws as LayerwisePass.
+  SequentialRounding(const Config& config, const WeightLoader& loader, ModelRounding rounding, const OuterWeights& outer, const Device& device,
+                     const Windows& windows)
+      : loader_(loader), device_(device), pass_(config, loader, outer, device, windows), collector_(config, device, windows),
+        rounding_(
+            loader, rounding, [this](std::size_t) { return std::move(statistics_); }, StatisticsBasis::transformed) {}
+
+  SequentialRounding(const SequentialRounding&) = delete;
+  SequentialRounding& operator=(const SequentialRounding&) = delete;
+
+  /// For on_rounded().
+  RoundingLoader& rounding() noexcept { return rounding_; }
+
+  /// The pass through the rounded layers so far: its boundary and states are what resume_at() takes.
+  const LayerwisePass<Device>& pass() const noexcept { return pass_; }
+  void resume_at(std::size_t boundary, std::span<const float> states) { pass_.resume_at(boundary, states); }
+
+  /// The next layer, rounded. Runs all windows twice through it. on_window(w) is called before each window; what it throws ends the rounding. Throws as
+  /// RoundingLoader::layer().
+  template <class BitsOf, class OnWindow> LayerWeights next(BitsOf&& bits_of, OnWindow&& on_window) {
+    std::size_t window = 0;
+    const auto begin_window = [&](std::size_t w) {
+      on_window(w);
+      window = w;
+    };
+    const std::size_t layer = pass_.boundary();
+    collector_.start_layer();
+    pass_.look_at_layer(loader_.layer(device_, layer, [](std::string_view) { return 16u; }), begin_window,
+                        [&](LinearInput input, MatrixView rows) { collector_.add(window, input, rows); });
+    statistics_ = collector_.finish_layer();
+    LayerWeights rounded = rounding_.layer(device_, layer, bits_of);
+    pass_.run_layer_with(rounded, begin_window, [](LinearInput, MatrixView) {});
+    return rounded;
+  }
+
+private:
+  const WeightLoader& loader_;
+  const Device& device_;
+  LayerwisePass<Device> pass_;
+  LayerStatisticsCollector<Device> collector_;
+  LayerStatistics statistics_;
+  RoundingLoader rounding_;
 };
 
 } // namespace lsaq::inline v0::llama::inline LSAQ_BASELINE

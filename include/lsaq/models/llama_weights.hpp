@@ -151,7 +151,7 @@ private:
   /// Quantizes floats where the file has them, without widening them first.
   template <backend Device>
   DeployedMatrix quantize_in_place(const Device& device, const std::string& name, const DeployOptions& options, MatrixView view) const {
-    check_format(options.format());
+    check_deployable(printable(name), options.bits);
     PackedMatrix packed({view.rows, view.columns}, options.format());
     if (const QuantizationFault fault = quantize_rows(view, 0, {view.rows, view.columns}, options.format(), packed.storage(), executor_))
       fail<BadInput>(printable_path(model_->path()) + ": " + message_of(fault, printable(name), options.scale));

@@ -110,8 +110,12 @@ public:
 
   template <backend Device> OuterWeights outer(const Device& device) const { return loader_.outer(device); }
 
-  /// The layer as the file has it; bits_of must agree with its plan. Throws BadInput, InvalidArgument, std::bad_alloc.
+  /// The layer as the file has it, where bits_of agrees with its plan; as the model has it, where all bits are 16. Throws BadInput, InvalidArgument,
+  /// std::bad_alloc.
   template <backend Device, class BitsOf> LayerWeights layer(const Device& device, std::size_t layer, BitsOf&& bits_of) const {
+    std::array<unsigned, linears_per_layer> asked;
+    for (std::size_t i = 0; i < linears_per_layer; ++i) asked[i] = bits_of(name_of(static_cast<Linear>(i)));
+    if (std::all_of(asked.begin(), asked.end(), [](unsigned bits) { return bits == 16; })) return loader_.layer(device, layer, [](std::string_view) { return 16u; });
     constexpr std::size_t tensors = 2 + linears_per_layer;
     const std::uint64_t* const offsets = offsets_.data() + layer * tensors;
     const auto floats = [&](std::uint64_t offset, MatrixShape shape) {
@@ -125,9 +129,9 @@ public:
       const auto linear = static_cast<Linear>(i);
       const MatrixShape shape = shape_of(config_, linear);
       const unsigned bits = plan_.bits_of(layer, name_of(linear));
-      if (bits_of(name_of(linear)) != bits)
+      if (asked[i] != bits)
         fail<InvalidArgument>("layer " + std::to_string(layer) + " is quantized to " + std::to_string(bits) + " bits in the file, not to " +
-                              std::to_string(bits_of(name_of(linear))));
+                              std::to_string(asked[i]));
       if (bits == 16) {
         weights.linears[i] = DeployedMatrix(floats(offsets[2 + i], shape));
       } else {

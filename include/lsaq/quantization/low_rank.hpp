@@ -17,7 +17,7 @@ namespace lsaq::inline v0 {
 
 /// How singular vectors are found.
 enum class SvdMethod : std::uint8_t {
-  automatic, ///< exact for matrices of at most 512 rows or columns, and where the random range would be all of it
+  automatic, ///< exact for matrices of at most 512 rows or columns, and where the random range would be a quarter of it: nothing is saved then
   exact,
   randomized
 };
@@ -124,7 +124,7 @@ template <product_device Device> LowRankMatrix truncated_svd(MatrixView matrix, 
   }
   const std::size_t sketch = std::min(options.rank + options.oversampling, smaller);
   const bool exact =
-      options.method == SvdMethod::exact || (options.method == SvdMethod::automatic && (smaller <= detail::exact_svd_limit || sketch == smaller));
+      options.method == SvdMethod::exact || (options.method == SvdMethod::automatic && (smaller <= detail::exact_svd_limit || 4 * sketch >= smaller));
   if (exact) {
     const auto found = detail::decompose(Eigen::Map<const RowMajor>(scaled.plain.data(), height, width).cast<double>());
     detail::keep_rank(result, found.matrixU(), found.singularValues(), found.matrixV(), norm, scaled.exponent);

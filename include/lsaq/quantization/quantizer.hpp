@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <optional>
 
 namespace lsaq::inline v0 {
@@ -74,12 +75,24 @@ inline Elements elements_of(MatrixView view, std::size_t row, std::size_t first,
 /// Whether a scale is beyond its type.
 inline bool overflows(float scale) noexcept { return (std::bit_cast<std::uint32_t>(scale) & 0x7fffffffu) >= 0x7f800000u; }
 
-/// The fault of a range that can't be scaled: the first element of columns [first, end) that is not finite, or lies at an end of the range.
-inline QuantizationFault fault_of(MatrixView view, std::size_t row, std::size_t first, std::size_t end, const ScaledRange& scaled) noexcept {
+/// The end or ends of a range that its scale is for, the other one moved out of reach: with the full range the smaller magnitude may need the larger scale.
+inline WeightRange decisive_ends(WeightRange range, const PackedFormat& format) noexcept {
+  constexpr float out_of_reach = std::numeric_limits<float>::infinity();
+  const float largest = std::max(range.highest, -range.lowest);
+  if (format.range == CodeRange::symmetric) return {-largest, largest};
+  const float upwards = scalar::divide(range.highest, static_cast<float>(format.highest_code()));
+  const float downwards = scalar::divide(range.lowest, static_cast<float>(format.lowest_code()));
+  return upwards >= downwards ? WeightRange{-out_of_reach, range.highest} : WeightRange{range.lowest, out_of_reach};
+}
+
+/// The fault of a range that can't be scaled: the first element of columns [first, end) that is not finite, or that the scale is too large for.
+inline QuantizationFault fault_of(MatrixView view, std::size_t row, std::size_t first, std::size_t end, const ScaledRange& scaled,
+                                  const PackedFormat& format) noexcept {
+  const WeightRange ends = decisive_ends(scaled.range, format);
   for (std::size_t column = first; column < end; ++column) {
     const float value = load_element(view.row(row), view.type, column);
     const bool infinite = (std::bit_cast<std::uint32_t>(value) & 0x7fffffffu) >= 0x7f800000u;
-    const bool extreme = value <= scaled.range.lowest || value >= scaled.range.highest;
+    const bool extreme = value <= ends.lowest || value >= ends.highest;
     if (scaled.finite ? extreme : infinite)
       return {scaled.finite ? QuantizationFault::Kind::scale_overflow : QuantizationFault::Kind::not_finite, row, column, value};
   }
@@ -105,14 +118,15 @@ inline QuantizationFault quantize_row(const CpuKernels& kernels, MatrixView view
   for (std::size_t g = 0; g < groups; g += at_once) {
     const std::size_t count = std::min(at_once, groups - g), first = g * width, end = std::min(first + count * width, view.columns);
     const Elements elements = elements_of(view, row, first, end);
-    Extremes extremes[most_scales] = {};
+    Extremes extremes[most_scales];
+    extremes[0] = {}; // of no columns
     float found[most_scales];
     kernels.extremes(elements, width, format.range == CodeRange::full, extremes);
     if (!store_scales(extremes, count, format, kernels, found, scales + (target_row * groups + g) * size_of(format.scale)))
       for (std::size_t i = 0; i < count; ++i) {
         const ScaledRange scaled = range_of(extremes[i]);
         if (!scaled.finite || overflows(stored_scale(scaled.range, format)))
-          return fault_of(view, row, first + i * width, std::min(first + (i + 1) * width, end), scaled);
+          return fault_of(view, row, first + i * width, std::min(first + (i + 1) * width, end), scaled, format);
       }
     const std::byte* const next = end < view.columns ? view.row(row) + bytes_of(view.type, end) : next_row;
     kernels.quantize_packed(elements, width, found, bounds, codes + first * format.bits / 8, next);
@@ -144,10 +158,10 @@ template <class Act> std::size_t first_bad_row(std::size_t rows, ExecutorRef exe
 inline QuantizationFault find_range(MatrixView view, WeightRange& range, const CpuKernels& kernels = select_kernels()) noexcept {
   const DefaultFloatEnvironment environment;
   for (std::size_t row = 0; row < view.rows; ++row) {
-    Extremes extremes;
+    Extremes extremes = {};
     kernels.extremes(detail::elements_of(view, row, 0, view.columns), view.columns, true, &extremes);
     const detail::ScaledRange scaled = detail::range_of(extremes);
-    if (!scaled.finite) return detail::fault_of(view, row, 0, view.columns, scaled);
+    if (!scaled.finite) return detail::fault_of(view, row, 0, view.columns, scaled, {.bits = max_bits});
     range = {std::min(range.lowest, scaled.range.lowest), std::max(range.highest, scaled.range.highest)};
   }
   return {};
@@ -174,10 +188,9 @@ inline QuantizationFault quantize_rows(MatrixView block, std::size_t first_row, 
     const DefaultFloatEnvironment environment;
     tensor_scale = stored_scale(*range, format);
     if (detail::overflows(tensor_scale)) {
-      const float largest = std::max(-range->lowest, range->highest);
       for (std::size_t row = 0; row < block.rows; ++row)
-        if (const QuantizationFault fault = detail::fault_of(block, row, 0, block.columns, {{-largest, largest}, true})) return fault;
-      return {QuantizationFault::Kind::scale_overflow, 0, 0, largest}; // in another block
+        if (const QuantizationFault fault = detail::fault_of(block, row, 0, block.columns, {*range, true}, format)) return fault;
+      return {QuantizationFault::Kind::scale_overflow, 0, 0, std::max(-range->lowest, range->highest)}; // in another block
     }
   }
   std::byte* const codes = packed.data();

@@ -80,6 +80,9 @@ struct Divisor {
   float reciprocal; ///< 0 where it is not a normal number, and of 0
 };
 
+/// Products further than this from the nearest integer are divided again; below 0: all of them.
+constexpr float tolerance_of(const Divisor& divisor) noexcept { return divisor.reciprocal != 0 || divisor.scale == 0 ? 0.5f - 0x1p-14f : -1.0f; }
+
 /// Eight scales at a time.
 struct Divisors {
   alignas(32) float scale[8], reciprocal[8];
@@ -117,7 +120,7 @@ template <Load L> LSAQ_AVX2_HELPER __m256i codes_by_snapping(const std::byte* in
 /// 32 weights to signed codes, whatever they and the scale are.
 template <Load L> LSAQ_AVX2_HELPER __m256i codes_by_checking(const std::byte* in, const Divisor& divisor) noexcept {
   const __m256 reciprocal = _mm256_set1_ps(divisor.reciprocal), no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-  const __m256 tolerance = _mm256_set1_ps(divisor.reciprocal != 0 || divisor.scale == 0 ? 0.5f - 0x1p-14f : -1.0f);
+  const __m256 tolerance = _mm256_set1_ps(tolerance_of(divisor));
   __m256i code[4];
   __m256 furthest = _mm256_setzero_ps();
 #pragma GCC unroll 4
@@ -183,6 +186,11 @@ LSAQ_AVX2 void quantize_groups(const Elements& in, std::size_t group, const floa
   const unsigned bits = Bits == 0 ? bounds.bits() : Bits;
   for (std::size_t left = in.count; left != 0; scales += 8) {
     const Divisors divisors = Divisors::of(scales, (left + group - 1) / group);
+    if (L != Load::f32 && group == 32 && left >= 8 * 32 && divisors.few_bits == 0xff) { // no loop for a block
+      for (std::size_t i = 0; i < 8; ++i) quantize_group<L, Bits, L != Load::f32>(at, 32, {divisors.scale[i], divisors.reciprocal[i]}, limits, bits);
+      left -= 8 * 32;
+      continue;
+    }
     for (std::size_t i = 0; i < 8 && left != 0; ++i) {
       const std::size_t count = std::min(group, left);
       const Divisor divisor{divisors.scale[i], divisors.reciprocal[i]};
@@ -303,6 +311,7 @@ template <Load L> LSAQ_AVX2 void extremes_of(const Elements& in, std::size_t gro
 }
 
 LSAQ_AVX2 void extremes(const Elements& in, std::size_t group, bool by_sign, Extremes* out) noexcept {
+  if (in.count == 0) return;
   switch (in.type) {
   case ElementType::f32: return extremes_of<Load::f32>(in, group, by_sign, out);
   case ElementType::f16: return extremes_of<Load::f16>(in, group, by_sign, out);

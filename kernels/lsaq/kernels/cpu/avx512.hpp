@@ -1,8 +1,9 @@
-// Kernels for x86-64 with AVX-512 (F, BW, DQ, VL) besides AVX2: products of up to four panels at once. Whatever wider registers do not help is AVX2's.
-// Compiled with target attributes: the consumer needs no -m flags, and must not call these where cpu_runs(Isa::avx512) is false.
+// Kernels for x86-64 with AVX-512 (F, BW, DQ, VL) besides AVX2: products of up to four panels at once, codes of FP32 weights. Whatever wider registers do not
+// help is AVX2's. Compiled with target attributes: the consumer needs no -m flags, and must not call these where cpu_runs(Isa::avx512) is false.
 #pragma once
 
 #include <lsaq/kernels/cpu/avx2.hpp>
+#include <lsaq/kernels/cpu/avx512_quantize.hpp>
 
 #if LSAQ_X86
 #define LSAQ_AVX512 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]] inline
@@ -117,9 +118,8 @@ LSAQ_AVX512 void product(const Panels& panels, std::size_t depth, const float* x
   }
 }
 
-inline constexpr CpuKernels kernels{Isa::avx512,          widen,          avx2::widen_codes, avx2::narrow_f16,
-                                    avx2::magnitude_bits, avx2::quantize, avx2::extremes,    avx2::quantize_packed,
-                                    avx2::dot_rows,       avx2::unpack,   product,           avx2::above};
+inline constexpr CpuKernels kernels{Isa::avx512,     widen,          avx2::widen_codes, avx2::narrow_f16, avx2::magnitude_bits, avx2::quantize, avx2::extremes,
+                                    quantize_packed, avx2::dot_rows, avx2::unpack,      product,          avx2::above};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512
 

@@ -44,8 +44,8 @@ struct Elements {
 
 /// The largest magnitudes of some weights as the bits of a float: at least 0x7f800000 if one is infinite or NaN; 0 where there are none.
 struct Extremes {
-  std::uint32_t positive = 0; ///< of those without a sign bit
-  std::uint32_t negative = 0; ///< of those with one
+  std::uint32_t positive; ///< of those without a sign bit
+  std::uint32_t negative; ///< of those with one
   friend constexpr bool operator==(Extremes, Extremes) = default;
 };
 

@@ -25,14 +25,22 @@ inline int round_half_even(float value) noexcept {
 #endif
 }
 
-/// a / b rounded once, whatever -ffast-math does to the consumer: unseen, b has no reciprocal the compiler could multiply by instead.
+/// a / b rounded once, whatever -ffast-math does to the consumer: unseen, b has no reciprocal the compiler could multiply by instead, and a quotient that is
+/// used at once can't be one lane of a vector, which Clang divides by estimates.
 inline float divide(float a, float b) noexcept {
 #if LSAQ_X86 && defined(__GNUC__)
   asm volatile("" : "+x"(b));
+  float quotient = a / b;
+  asm volatile("" : "+x"(quotient));
+  return quotient;
 #elif LSAQ_ARM64 && defined(__GNUC__)
   asm volatile("" : "+w"(b));
-#endif
+  float quotient = a / b;
+  asm volatile("" : "+w"(quotient));
+  return quotient;
+#else
   return a / b;
+#endif
 }
 
 /// The unsigned code at `column` of a canonically packed row; reads only bytes the code occupies.
