@@ -1,5 +1,5 @@
-// Quantizing and packing a matrix larger than the last-level cache, one thread, beside a copy of the same source bytes between the runs. `of_copy` is the copy's
-// time over ours (median of the runs, and least): 1 means that weights are quantized as fast as memory is copied.
+// Quantizing and packing a matrix larger than the last-level cache, one thread, beside a copy of the same source bytes between the runs. `of_copy` is the
+// copy's time over ours (median of the runs, and least): 1 means that weights are quantized as fast as memory is copied.
 #include <lsaq/quantization/quantizer.hpp>
 
 #include <benchmark/benchmark.h>

@@ -41,8 +41,10 @@ public:
     if (way == 16) return weights;
     std::optional<lsaq::InputStatistics> inputs;
     for (const llama::Linear linear : {llama::Linear::q, llama::Linear::k}) {
-      if (!inputs) inputs = transformed(statistics_[layer][0], nullptr, layer, llama::LinearInput::attention, weights_.gain_of(layer, llama::LinearInput::attention));
-      weights.linears[static_cast<std::size_t>(linear)] = kept(static_cast<Way>(way), weights_.weights_of(layer, linear), shape_of(weights_.config(), linear), *inputs);
+      if (!inputs)
+        inputs = transformed(statistics_[layer][0], nullptr, layer, llama::LinearInput::attention, weights_.gain_of(layer, llama::LinearInput::attention));
+      weights.linears[static_cast<std::size_t>(linear)] =
+          kept(static_cast<Way>(way), weights_.weights_of(layer, linear), shape_of(weights_.config(), linear), *inputs);
     }
     return weights;
   }
@@ -56,9 +58,7 @@ private:
       return lsaq::DeployedMatrix(
           round_guarded(device_, view, inputs, &factor, lsaq::Rounding::gptq, lsaq::PackedFormat{.bits = bits_, .range = lsaq::CodeRange::full}).packed);
     }
-    std::vector<float> moments;
-    if (way == shared_by_inputs)
-      for (std::size_t c = 0; c < shape.columns; ++c) moments.push_back(reinterpret_cast<const float*>(inputs.moments().row(c))[c]);
+    const std::vector<float> moments = way == shared_by_inputs ? inputs.mean_squares() : std::vector<float>();
     const lsaq::SharedChannelFormat codes{.representative_bits = 4, .factor_bits = 4};
     const double budget = 8 * static_cast<double>(lsaq::packed_bytes(shape, bits_, lsaq::ScaleType::f16)) / static_cast<double>(values.size());
     const lsaq::SharedChannelMatrix shared =
@@ -113,7 +113,8 @@ void report(const char* path, const llama::Windows& text, const llama::Windows& 
     const llama::PlanScores scores = evaluate_plans(config, loader, outer, device, windows, plans);
     for (std::size_t p = 0; p < plans.size(); ++p) {
       const llama::Estimate kl = kl_of(scores.plans[p]), loss = nll_difference(scores.plans[p], scores.reference), nll = nll_of(scores.plans[p]);
-      fmt::print("| {} | {} | {:.4f} ± {:.4f} | {:.4f} ± {:.4f} | {:.2f} |\n", bits, ways[p].second, kl.mean, kl.error, loss.mean, loss.error, std::exp(nll.mean));
+      fmt::print("| {} | {} | {:.4f} ± {:.4f} | {:.4f} ± {:.4f} | {:.2f} |\n", bits, ways[p].second, kl.mean, kl.error, loss.mean, loss.error,
+                 std::exp(nll.mean));
       std::fflush(stdout);
     }
     if (digit == widths.back()) fmt::print("\nFP16: perplexity {:.2f}, {} windows\n", std::exp(nll_of(scores.reference).mean), windows.size());

@@ -4,12 +4,14 @@ include(GoogleTest)
 
 set(lsaq_test_options -Wall -Wextra -Wconversion -Wno-sign-conversion -Wundef -Wshadow -Werror)
 
-# GoogleTest's headers are parsed once for all programs; they share the compile options, as a precompiled header demands.
+# Headers of others that most tests include are parsed once for all programs; they share the compile options, as a precompiled header demands. That every header
+# of ours includes what it needs is tested elsewhere (tests/consumers).
 file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/test_headers.cpp CONTENT "")
 add_library(lsaq_test_headers OBJECT ${CMAKE_CURRENT_BINARY_DIR}/test_headers.cpp)
 target_link_libraries(lsaq_test_headers PRIVATE lsaq::lsaq GTest::gmock)
 target_compile_options(lsaq_test_headers PRIVATE ${lsaq_test_options})
-target_precompile_headers(lsaq_test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h>)
+target_precompile_headers(lsaq_test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h> <Eigen/Core> <fmt/format.h> <algorithm> <filesystem> <fstream> <functional> <map>
+  <random>)
 
 function(lsaq_add_tests name)
   cmake_parse_arguments(arg "" "" "SOURCES;LIBRARIES;LABELS" ${ARGN})

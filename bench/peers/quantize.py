@@ -77,11 +77,10 @@ def other_peers():
     except Exception as error:  # noqa: BLE001: whatever an import of a package for another torch raises
         print(f"torchao does not take part: {type(error).__name__}: {error}")
     try:
-        from optimum.quanto import AbsmaxOptimizer, SymmetricQuantizer, qint8
+        from optimum.quanto import AbsmaxOptimizer, qint8, quantize_weight
 
         def by_quanto(weights):
-            scale = AbsmaxOptimizer()(weights, qint8, axis=0)
-            return SymmetricQuantizer.apply(weights, qint8, 0, scale)
+            return quantize_weight(weights, qtype=qint8, axis=0, scale=AbsmaxOptimizer()(weights, qtype=qint8, axis=0))
 
         peers["quanto"] = by_quanto
     except Exception as error:  # noqa: BLE001

@@ -97,6 +97,21 @@ nlohmann::json report_json(const llama::RoundingReport& row) {
   return json;
 }
 
+/// Bits a weight of the linears takes, its share of scales and padding included.
+double stored_bits(const llama::Config& config, const lsaq::Plan& plan, const llama::ModelRounding& rounding) {
+  double bits = 0, weights = 0;
+  for (std::size_t l = 0; l < config.layers; ++l)
+    for (std::size_t i = 0; i < llama::linears_per_layer; ++i) {
+      const auto linear = static_cast<llama::Linear>(i);
+      const lsaq::MatrixShape shape = shape_of(config, linear);
+      const auto count = static_cast<double>(shape.rows * shape.columns);
+      const unsigned kept = plan.bits_of(l, name_of(linear));
+      bits += kept == 16 ? 16 * count : 8 * static_cast<double>(packed_bytes(shape, rounding.format(kept)));
+      weights += count;
+    }
+  return bits / weights;
+}
+
 /// A line for each layer: what its linears cost together.
 std::string report_table(const std::vector<llama::RoundingReport>& rows) {
   const bool calibrated = std::any_of(rows.begin(), rows.end(), [](const llama::RoundingReport& row) { return row.output > 0; });
@@ -206,13 +221,15 @@ void quantize(const Options& options, const Global& global) {
                       {"sequential", options.sequential},
                       {"plan", lsaq::plan_to_json(read.file)},
                       {"bytes", bytes},
+                      {"stored_bits", stored_bits(model.config, plan, quantization.rounding)},
                       {"seconds", watch.seconds()},
+                      {"resumed_at", first},
                       {"tensors", tensors}};
   if (!options.report.empty()) write_json(options.report, json);
   if (global.json) return print_json(json);
   if (!rows.empty()) print_text(report_table(rows));
-  print_text(fmt::format("{} layers, {:.4g} bits a weight, {}: {} in {:.1f} s\n", model.config.layers, plan.average_bits, quantization.describe(),
-                         lsaq::format_bytes(bytes), watch.seconds()));
+  print_text(fmt::format("{} layers, {:.4g} bits a weight ({:.3f} with scales), {}: {} in {:.1f} s\n", model.config.layers, plan.average_bits,
+                         stored_bits(model.config, plan, quantization.rounding), quantization.describe(), lsaq::format_bytes(bytes), watch.seconds()));
 }
 
 } // namespace

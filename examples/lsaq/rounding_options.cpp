@@ -96,9 +96,9 @@ void add_rounding_options(CLI::App& verb, RoundingOptions& options) {
       ->check(CLI::IsMember({"nearest", "clip", "gptq"}));
   verb.add_option("--granularity", options.granularity, "What shares a scale: channel (default), tensor, or group:N columns");
   verb.add_option("--codes", options.codes, "symmetric (-7..7 at 4 bits), or full (-8..7; default of gptq)")->check(CLI::IsMember({"symmetric", "full"}));
-  verb.add_flag("--rotate", options.rotate, "Rotate the residual stream, so that no channel stands out; best with gptq");
-  verb.add_flag("--rotate-heads", options.rotate_heads, "Rotate values within their heads");
-  verb.add_flag("--rotate-ffn", options.rotate_ffn, "Rotate the input of down_proj while the model runs");
+  verb.add_flag("--rotate", options.rotate, "Rotate residual stream and heads, so that no channel stands out; best with gptq");
+  verb.add_flag("--rotate-heads", options.rotate_heads, "Rotate the values within their heads only");
+  verb.add_flag("--rotate-ffn", options.rotate_ffn, "Rotate the input of down_proj too, while the model runs");
 }
 
 void add_rounding_calibration_options(CLI::App& verb, RoundingOptions& options) {
@@ -125,7 +125,7 @@ Quantization quantization_of(const RoundingOptions& options, const Quantization&
   if (!options.granularity.empty()) quantization.rounding.grouping = parse_granularity(options.granularity);
   if (!options.codes.empty()) quantization.rounding.range = *codes_named(options.codes);
   quantization.transform.residual |= options.rotate;
-  quantization.transform.heads |= options.rotate_heads;
+  quantization.transform.heads |= options.rotate || options.rotate_heads;
   quantization.transform.ffn |= options.rotate_ffn;
   return quantization;
 }

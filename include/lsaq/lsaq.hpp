@@ -24,11 +24,11 @@
 #include <lsaq/planning/plan.hpp>
 #include <lsaq/planning/planner.hpp>
 
-#include <lsaq/quantization/granularity.hpp>
-#include <lsaq/quantization/packed_matrix.hpp>
 #include <lsaq/quantization/clipping.hpp>
 #include <lsaq/quantization/gptq.hpp>
+#include <lsaq/quantization/granularity.hpp>
 #include <lsaq/quantization/input_statistics.hpp>
+#include <lsaq/quantization/packed_matrix.hpp>
 #include <lsaq/quantization/quantizer.hpp>
 #include <lsaq/quantization/rotation.hpp>
 #include <lsaq/quantization/rounding.hpp>

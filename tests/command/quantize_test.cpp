@@ -16,10 +16,10 @@ protected:
 TEST_F(Quantize, FilesAreWhatEvalRoundsItself) {
   const Words choices[] = {{"--bits", "4"},
                            {"--bits", "3", "--rotate", "--codes", "full"},
-                           {"--bits", "4", "--granularity", "group:32", "--rotate-ffn"},
+                           {"--bits", "4", "--granularity", "group:32", "--rotate-ffn", "--rotate-heads"},
                            {"--bits", "5", "--granularity", "tensor"},
                            calibrated({"--bits", "4", "--rounding", "clip"}),
-                           calibrated({"--bits", "4", "--rounding", "gptq", "--rotate", "--rotate-heads"})};
+                           calibrated({"--bits", "4", "--rounding", "gptq", "--rotate"})};
   for (const Words& options : choices) {
     const json made = run_json(call("q.safetensors", options));
     EXPECT_EQ(made.at("schema"), "lsaq.quantize/1");
@@ -137,7 +137,7 @@ TEST_F(Quantize, PlansSayHowToRound) {
   const json planned = run_json({"plan", model(), "--memory", "1GiB", "--rounding", "gptq", "--granularity", "group:64", "--rotate"});
   EXPECT_EQ(planned.at("rounding"), "gptq");
   EXPECT_EQ(planned.at("granularity"), "group:64");
-  EXPECT_EQ(planned.at("rotation"), "residual");
+  EXPECT_EQ(planned.at("rotation"), "residual+heads");
   for (const auto& [field, value, part] :
        {std::tuple{"rounding", "awq", "nearest, clip and gptq"}, std::tuple{"granularity", "group:33", "multiple of 32"},
         std::tuple{"codes", "half", "symmetric and full"}, std::tuple{"rotation", "head", "residual, heads and ffn"}, std::tuple{"scale", "f32", "f16"}})
@@ -174,7 +174,7 @@ TEST_F(Quantize, ComparesRoundings) {
   const auto kl = [&](std::size_t order) { return compared.at("orders")[order].at("results")[0].at("kl").get<double>(); };
   EXPECT_NEAR(kl(0), evaluated({"--bits", "4"}).at("kl").get<double>(), 1e-9);
   EXPECT_NEAR(kl(1), evaluated(calibrated({"--bits", "4", "--rounding", "gptq", "--rotate"})).at("kl").get<double>(), 1e-9);
-  EXPECT_EQ(compared.at("orders")[1].at("results")[0].at("plans")[0].at("rounding"), "gptq, channel, full codes, rotated residual");
+  EXPECT_EQ(compared.at("orders")[1].at("results")[0].at("plans")[0].at("rounding"), "gptq, channel, full codes, rotated residual+heads");
   refusal(bad_input, {"compare", model(), "--grid", write("bad.toml", "[[order]]\nmetric = \"cosine\"\nrounding = \"awq\"\n")}, {"bad.toml:3", "awq"});
 }
 

@@ -249,7 +249,8 @@ TEST(SequentialRounding, SeesWhatTheRoundedLayersGive) {
     const llama::LayerWeights b = sequential.next(three_bits, [&](std::size_t) { ++seen; });
     EXPECT_EQ(seen, 2u * windows.size()) << "before every window, of both passes";
     for (std::size_t i = 0; i < llama::linears_per_layer; ++i) EXPECT_EQ(bytes_of(a.linears[i]), bytes_of(b.linears[i])) << l << ", " << i;
-    pass.run_layer_with(a, [](std::size_t) {}, [](LinearInput, MatrixView) {});
+    pass.run_layer_with(
+        a, [](std::size_t) {}, [](LinearInput, MatrixView) {});
     if (l == 1) {
       const auto* values = static_cast<const float*>(sequential.pass().states().data);
       middle.assign(values, values + 20 * 24 * 64);
@@ -262,8 +263,9 @@ TEST(SequentialRounding, SeesWhatTheRoundedLayersGive) {
   resumed.resume_at(2, middle);
   EXPECT_EQ(bytes_of(resumed.next(three_bits, [](std::size_t) {}).linears[0]), last);
   struct Stop {};
-  EXPECT_THROW((void)llama::SequentialRounding<Device>(opened.config, loader, rounding, outer, device, windows).next(three_bits, [](std::size_t) { throw Stop(); }),
-               Stop);
+  EXPECT_THROW(
+      (void)llama::SequentialRounding<Device>(opened.config, loader, rounding, outer, device, windows).next(three_bits, [](std::size_t) { throw Stop(); }),
+      Stop);
 }
 
 /// In the transformed model's own basis: before anything is rounded, the same errors as with transformed statistics of the stored model.
@@ -274,7 +276,8 @@ TEST(SequentialRounding, WorksInTheTransformedBasis) {
   const llama::Windows windows = windows_of(20, 24);
   const std::vector<llama::LayerStatistics> statistics = calibrate(opened, stored, windows);
   const Device device;
-  for (const llama::TransformOptions& options : {llama::TransformOptions{.heads = true}, llama::TransformOptions{.residual = true, .heads = true, .ffn = true}}) {
+  for (const llama::TransformOptions& options :
+       {llama::TransformOptions{.heads = true}, llama::TransformOptions{.residual = true, .heads = true, .ffn = true}}) {
     auto transform = std::make_shared<llama::ModelTransform>(opened.config, options);
     llama::LayerScaling scaling;
     for (std::size_t i = 0; i < 64; ++i) scaling.attention.push_back(0.5f + static_cast<float>(i % 5));

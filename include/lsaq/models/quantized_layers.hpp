@@ -115,7 +115,8 @@ public:
   template <backend Device, class BitsOf> LayerWeights layer(const Device& device, std::size_t layer, BitsOf&& bits_of) const {
     std::array<unsigned, linears_per_layer> asked;
     for (std::size_t i = 0; i < linears_per_layer; ++i) asked[i] = bits_of(name_of(static_cast<Linear>(i)));
-    if (std::all_of(asked.begin(), asked.end(), [](unsigned bits) { return bits == 16; })) return loader_.layer(device, layer, [](std::string_view) { return 16u; });
+    if (std::all_of(asked.begin(), asked.end(), [](unsigned bits) { return bits == 16; }))
+      return loader_.layer(device, layer, [](std::string_view) { return 16u; });
     constexpr std::size_t tensors = 2 + linears_per_layer;
     const std::uint64_t* const offsets = offsets_.data() + layer * tensors;
     const auto floats = [&](std::uint64_t offset, MatrixShape shape) {
