@@ -2,7 +2,8 @@
 //
 //   hidden states -> importance -> free memory -> plan -> codes and scales -> packed weights -> matrix products
 //
-// Not included: lsaq/cuda.cuh (Backend<Cuda>), lsaq/thread_pool.hpp, lsaq/report.hpp, lsaq/formats/*, lsaq/models/*.
+// Not included: lsaq/cuda.cuh (Backend<Cuda>), lsaq/quantization/shared_channels.hpp (SWSC; it takes seconds to compile), lsaq/thread_pool.hpp, lsaq/report.hpp,
+// lsaq/formats/*, lsaq/models/*.
 #pragma once
 
 #include <lsaq/config.hpp>
@@ -32,7 +33,6 @@
 #include <lsaq/quantization/quantizer.hpp>
 #include <lsaq/quantization/rotation.hpp>
 #include <lsaq/quantization/rounding.hpp>
-#include <lsaq/quantization/shared_channels.hpp>
 
 #include <lsaq/deployment/backend.hpp>
 #include <lsaq/deployment/cpu.hpp>

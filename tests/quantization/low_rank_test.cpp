@@ -4,6 +4,8 @@
 
 #include <lsaq/thread_pool.hpp>
 
+#include <Eigen/SVD>
+
 namespace {
 
 using channel_cases::Device;

@@ -6,8 +6,8 @@
 
 #include <lsaq/quantization/dense_products.hpp>
 
+#include <Eigen/Eigenvalues>
 #include <Eigen/QR>
-#include <Eigen/SVD>
 
 #include <algorithm>
 #include <cmath>
@@ -79,9 +79,29 @@ inline void orthonormalize(std::vector<float>& rows, std::size_t n, std::size_t 
   transpose_to_floats(decomposition.householderQ() * Eigen::MatrixXd::Identity(height, width), rows);
 }
 
-inline Eigen::BDCSVD<Eigen::MatrixXd> decompose(const Eigen::MatrixXd& matrix) {
-  Eigen::BDCSVD<Eigen::MatrixXd> found(matrix, Eigen::ComputeThinU | Eigen::ComputeThinV);
-  if (found.info() != Eigen::Success) fail<InvalidArgument>("the singular value decomposition of the error matrix did not converge");
+/// matrix = u diag(values) v^T, values falling; u and v have as many columns as the smaller side, those of values that are rounding are zero on the larger
+/// side.
+struct SingularValues {
+  Eigen::MatrixXd u, v;
+  Eigen::VectorXd values;
+};
+
+/// By the eigenvectors of the smaller Gram matrix: what lies below 1e-8 of the largest singular value is lost, which no FP32 matrix shows, and a translation
+/// unit that includes this compiles five times as fast as with Eigen's SVD.
+inline SingularValues decompose(const Eigen::MatrixXd& matrix) {
+  const bool tall = matrix.rows() >= matrix.cols();
+  const Eigen::MatrixXd turned = matrix.transpose();
+  const Eigen::MatrixXd &thin = tall ? matrix : turned, &wide = tall ? turned : matrix;
+  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(wide * thin);
+  if (solver.info() != Eigen::Success) fail<InvalidArgument>("the singular value decomposition of the error matrix did not converge");
+  SingularValues found;
+  found.values = solver.eigenvalues().reverse().cwiseMax(0).cwiseSqrt();
+  const Eigen::MatrixXd smaller = solver.eigenvectors().rowwise().reverse();
+  const double least = found.values.size() == 0 ? 0 : 1e-8 * found.values[0];
+  const Eigen::VectorXd inverse = found.values.unaryExpr([&](double value) { return value > least ? 1 / value : 0; });
+  found.u = thin * smaller * inverse.asDiagonal();
+  found.v = smaller;
+  if (!tall) found.u.swap(found.v);
   return found;
 }
 
@@ -127,9 +147,9 @@ template <product_device Device> LowRankMatrix truncated_svd(MatrixView matrix, 
       options.method == SvdMethod::exact || (options.method == SvdMethod::automatic && (smaller <= detail::exact_svd_limit || 4 * sketch >= smaller));
   if (exact) {
     const auto found = detail::decompose(Eigen::Map<const RowMajor>(scaled.plain.data(), height, width).cast<double>());
-    detail::keep_rank(result, found.matrixU(), found.singularValues(), found.matrixV(), norm, scaled.exponent);
-    const Eigen::Index rest = found.singularValues().size() - static_cast<Eigen::Index>(options.rank);
-    result.residual = std::ldexp(found.singularValues().tail(rest).norm(), scaled.exponent); // the sum has no cancellation
+    detail::keep_rank(result, found.u, found.values, found.v, norm, scaled.exponent);
+    const Eigen::Index rest = found.values.size() - static_cast<Eigen::Index>(options.rank);
+    result.residual = std::ldexp(found.values.tail(rest).norm(), scaled.exponent); // the sum has no cancellation
     return result;
   }
 
@@ -151,8 +171,7 @@ template <product_device Device> LowRankMatrix truncated_svd(MatrixView matrix, 
   const auto thin = static_cast<Eigen::Index>(sketch);
   const auto found = detail::decompose(Eigen::Map<const RowMajor>(domain.data(), width, thin).cast<double>());
   const Eigen::MatrixXd basis = Eigen::Map<const RowMajor>(range.data(), thin, height).transpose().cast<double>();
-  detail::keep_rank(result, basis * found.matrixV().leftCols(static_cast<Eigen::Index>(options.rank)), found.singularValues(), found.matrixU(), norm,
-                    scaled.exponent);
+  detail::keep_rank(result, basis * found.v.leftCols(static_cast<Eigen::Index>(options.rank)), found.values, found.u, norm, scaled.exponent);
   return result;
 }
 
