@@ -2,6 +2,7 @@
 find_package(GTest REQUIRED)
 include(GoogleTest)
 
+set(LSAQ_TEST_SUITES "" CACHE STRING "Test programs to build, by name; empty: all")
 set(lsaq_test_options -Wall -Wextra -Wconversion -Wno-sign-conversion -Wundef -Wshadow -Werror)
 
 # Headers of others that most tests include are parsed once for all programs; they share the compile options, as a precompiled header demands. That every header
@@ -12,9 +13,19 @@ target_link_libraries(lsaq_test_headers PRIVATE lsaq::lsaq GTest::gmock)
 target_compile_options(lsaq_test_headers PRIVATE ${lsaq_test_options})
 target_precompile_headers(lsaq_test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h> <Eigen/Core> <fmt/format.h> <algorithm> <filesystem> <fstream> <functional> <map>
   <random>)
+if(TARGET nlohmann_json::nlohmann_json)
+  target_link_libraries(lsaq_test_headers PRIVATE nlohmann_json::nlohmann_json)
+  target_precompile_headers(lsaq_test_headers PRIVATE <nlohmann/json.hpp>)
+endif()
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  target_precompile_headers(lsaq_test_headers PRIVATE <immintrin.h>)
+endif()
 
 function(lsaq_add_tests name)
   cmake_parse_arguments(arg "" "" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  if(LSAQ_TEST_SUITES AND NOT name IN_LIST LSAQ_TEST_SUITES)
+    return()
+  endif()
   add_executable(lsaq_${name}_tests ${arg_SOURCES})
   target_link_libraries(lsaq_${name}_tests PRIVATE ${arg_LIBRARIES} GTest::gmock GTest::gtest_main)
   target_include_directories(lsaq_${name}_tests PRIVATE ${PROJECT_SOURCE_DIR}/tests)
