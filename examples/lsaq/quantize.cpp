@@ -228,8 +228,8 @@ void quantize(const Options& options, const Global& global) {
   if (!options.report.empty()) write_json(options.report, json);
   if (global.json) return print_json(json);
   if (!rows.empty()) print_text(report_table(rows));
-  print_text(fmt::format("{} layers, {:.4g} bits a weight ({:.3f} with scales), {}: {} in {:.1f} s\n", model.config.layers, plan.average_bits,
-                         stored_bits(model.config, plan, quantization.rounding), quantization.describe(), lsaq::format_bytes(bytes), watch.seconds()));
+  print_text(fmt::format("{} layers, {:.4g} bits a weight ({:.3f} with scales): {} in {:.1f} s\n{}\n", model.config.layers, plan.average_bits,
+                         stored_bits(model.config, plan, quantization.rounding), lsaq::format_bytes(bytes), watch.seconds(), quantization.describe()));
 }
 
 } // namespace
