@@ -227,8 +227,9 @@ private:
       weight_code += double{weight_row(r)[c]} * product;
       code_squared += static_cast<double>(codes_[r * n_ + c]) * product;
     }
-    if (!(code_squared > 0)) return;
-    const float fitted = round_scale(static_cast<float>(weight_code / code_squared), format_.scale);
+    const auto best = static_cast<float>(weight_code / code_squared);
+    if (!(code_squared > 0) || !(best > 0) || !std::isfinite(best)) return;
+    const float fitted = round_scale(best, format_.scale);
     if (!(fitted > 0) || !std::isfinite(fitted)) return;
     const float ratio = fitted / s;
     for (std::size_t c = 0; c < n_; ++c) {
@@ -288,8 +289,9 @@ private:
       slope += static_cast<double>(codes[i]) * double{gradient[column - first + i]};
       curvature += static_cast<double>(codes[i]) * double{sum};
     }
-    if (!(curvature > 0)) return;
-    const float fitted = round_scale(static_cast<float>(double{s} + slope / curvature), format_.scale);
+    const auto best = static_cast<float>(double{s} + slope / curvature);
+    if (!(curvature > 0) || !(best > 0) || !std::isfinite(best)) return;
+    const float fitted = round_scale(best, format_.scale);
     if (!(fitted > 0) || !std::isfinite(fitted) || fitted == s) return;
     const float step = s - fitted;
     s = fitted;
