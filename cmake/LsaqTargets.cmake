@@ -10,6 +10,13 @@ target_include_directories(lsaq INTERFACE
   $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/kernels>
   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 
+# For programs of many files that are built with the library's sources: the CPU kernels, compiled once. They are compiled for the baseline of this project's flags.
+file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/compiled_kernels.cpp CONTENT "#include <lsaq/kernels/cpu/all_kernels.hpp>\n")
+add_library(lsaq_compiled_kernels STATIC EXCLUDE_FROM_ALL ${CMAKE_CURRENT_BINARY_DIR}/compiled_kernels.cpp)
+add_library(lsaq::compiled_kernels ALIAS lsaq_compiled_kernels)
+target_link_libraries(lsaq_compiled_kernels PUBLIC lsaq)
+target_compile_definitions(lsaq_compiled_kernels PUBLIC LSAQ_EXTERN_KERNELS=1)
+
 if(LSAQ_FORMATS OR LSAQ_LLAMA)
   find_package(nlohmann_json 3.9 REQUIRED)
   add_library(lsaq_formats INTERFACE)

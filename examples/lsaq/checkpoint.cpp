@@ -14,7 +14,7 @@ namespace command {
 
 namespace {
 
-constexpr const char* schema = "lsaq.checkpoint/1";
+constexpr const char* checkpoint_schema = "lsaq.checkpoint/1";
 
 } // namespace
 
@@ -37,7 +37,7 @@ std::optional<Checkpoint::Contents> Checkpoint::read() const {
     const std::size_t end = file.find('\n');
     if (end == std::string::npos) return std::nullopt;
     const nlohmann::json head = nlohmann::json::parse(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
-    if (!head.is_object() || head.value("schema", "") != schema || head.value("key", "") != key_) return std::nullopt;
+    if (!head.is_object() || head.value("schema", "") != checkpoint_schema || head.value("key", "") != key_) return std::nullopt;
     Contents contents{head.at("boundary").get<std::size_t>(), {}, {}};
     const auto states = head.at("states").get<std::size_t>();
     const auto sizes = head.at("scores").get<std::vector<std::size_t>>();
@@ -62,17 +62,17 @@ std::optional<Checkpoint::Contents> Checkpoint::read() const {
 
 bool Checkpoint::due() const { return !path_.empty() && !failed_ && since_last_.seconds() >= seconds_between_checkpoints(); }
 
-void Checkpoint::write(std::size_t boundary, std::span<const float> states, const std::vector<std::span<const double>>& scores) {
+void Checkpoint::write(std::size_t boundary, lsaq::MatrixView states, const std::vector<std::span<const double>>& scores) {
   if (path_.empty()) return;
   std::vector<std::size_t> sizes;
   for (const auto& some : scores) sizes.push_back(some.size());
-  const nlohmann::json head{{"schema", schema}, {"key", key_}, {"boundary", boundary}, {"states", states.size()}, {"scores", sizes}};
+  const nlohmann::json head{{"schema", checkpoint_schema}, {"key", key_}, {"boundary", boundary}, {"states", states.rows * states.columns}, {"scores", sizes}};
   try {
     std::error_code error;
     std::filesystem::create_directories(path_.parent_path(), error);
     lsaq::AtomicFile file(path_);
     file.write(head.dump() + "\n");
-    file.write(std::as_bytes(states));
+    file.write(std::span(static_cast<const std::byte*>(states.data), states.rows * states.columns * sizeof(float)));
     for (const auto& some : scores) file.write(std::as_bytes(some));
     file.commit();
   } catch (const lsaq::Error& error) {

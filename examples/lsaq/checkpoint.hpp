@@ -3,6 +3,8 @@
 
 #include "console.hpp"
 
+#include <lsaq/types.hpp>
+
 #include <optional>
 #include <span>
 #include <vector>
@@ -31,8 +33,8 @@ public:
   /// Whether enough time has passed since the last one: writing should not cost more than a few percent.
   bool due() const;
 
-  /// Replaces what was saved. A checkpoint that can't be written is noted once, and the measurement goes on.
-  void write(std::size_t boundary, std::span<const float> states, const std::vector<std::span<const double>>& scores);
+  /// Replaces what was saved; `states` are FP32, without gaps. A checkpoint that can't be written is noted once, and the measurement goes on.
+  void write(std::size_t boundary, lsaq::MatrixView states, const std::vector<std::span<const double>>& scores);
 
   /// The measurement is complete.
   void remove() const;

@@ -13,7 +13,7 @@ namespace command {
 
 namespace {
 
-struct Options {
+struct CompareOptions {
   std::string model;
   std::string grid;
   std::string output;
@@ -26,7 +26,7 @@ void make_folder(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder)) lsaq::fail<lsaq::IoError>(lsaq::printable_path(folder) + ": the folder can't be made: " + error.message());
 }
 
-void compare(const Options& options, const Global& global) {
+void compare(const CompareOptions& options, const Global& global) {
   Grid grid = options.grid.empty() ? default_grid() : read_grid(options.grid);
   const Model model(options.model);
   lsaq::ThreadPool pool(global.threads);
@@ -68,7 +68,7 @@ void compare(const Options& options, const Global& global) {
 } // namespace
 
 void add_compare(CLI::App& app, Global& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<CompareOptions>();
   CLI::App* verb = app.add_subcommand("compare", "Compare orders of layers: accuracy of their plans at several average bits");
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   verb->add_option("--grid", options->grid, "TOML file that says what to compare (default: the usual orders at 7, 6 and 5 bits)");

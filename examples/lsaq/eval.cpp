@@ -19,7 +19,7 @@ namespace {
 
 namespace llama = lsaq::llama;
 
-struct Options {
+struct EvalOptions {
   std::string model;
   std::string plan_file;
   std::string quantized_file;
@@ -31,26 +31,11 @@ struct Options {
 };
 
 /// Bits, rounding and where the layers come from: a file of quantized layers, or the plan's where there is one, options first.
-struct Wanted {
-  lsaq::Plan plan;
-  Quantization quantization;
-  LayerSource source;
-};
-
-Wanted wanted(const Options& options, const Model& model, const Device& device) {
-  if (!options.quantized_file.empty()) {
-    QuantizedFile file = open_quantized(options.quantized_file, model, device);
-    return {std::move(file.plan.plan), file.quantization, std::move(file.source)};
-  }
-  ReadPlan read;
-  if (!options.plan_file.empty()) {
-    read = read_plan(options.plan_file, model);
-  } else {
-    read.file.plan.bits.assign(model.config.layers, options.bits);
-    read.file.plan.average_bits = options.bits;
-  }
+QuantizedFile wanted(const EvalOptions& options, const Model& model, const Device& device) {
+  if (!options.quantized_file.empty()) return open_quantized(options.quantized_file, model, device);
+  ReadPlan read = plan_of(options.plan_file, options.bits, model);
   const Quantization quantization = quantization_of(options.rounding, read.quantization);
-  return {std::move(read.file.plan), quantization, LayerSource(rounding_loader(model, quantization, options.rounding, device))};
+  return {std::move(read.file), quantization, LayerSource(rounding_loader(model, quantization, options.rounding, device))};
 }
 
 /// Likelihoods by the decoder that would be deployed.
@@ -87,7 +72,7 @@ std::string with_error(const llama::Estimate& estimate, int digits) {
                                     : fmt::format("{:.{}f} +- {:.{}f}", estimate.mean, digits, estimate.error, digits);
 }
 
-void evaluate(Options options, const Global& global) {
+void evaluate(EvalOptions options, const Global& global) {
   if (options.text.text_file.empty() == options.text.token_ids_file.empty())
     lsaq::fail<lsaq::InvalidArgument>("eval needs either --perplexity FILE (a text) or --token-ids FILE (a JSON array of arrays of ids)");
   if (options.bits != 16 && (options.bits < lsaq::min_bits || options.bits > lsaq::max_bits))
@@ -99,7 +84,8 @@ void evaluate(Options options, const Global& global) {
 
   lsaq::ThreadPool pool(global.threads);
   const Device device(pool);
-  const auto [plan, quantization, source] = wanted(options, model, device);
+  const auto [file, quantization, source] = wanted(options, model, device);
+  const lsaq::Plan& plan = file.plan;
   const Stopwatch watch;
   llama::PlanScores beside;
   if (options.divergence) beside = score_beside_reference(model, plan, source, device, text);
@@ -152,7 +138,7 @@ void evaluate(Options options, const Global& global) {
 } // namespace
 
 void add_eval(CLI::App& app, Global& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalOptions>();
   CLI::App* verb = app.add_subcommand("eval", "Measure perplexity, and the distance from FP16, at given bits or by a plan");
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   CLI::Option* bits = verb->add_option("--bits", options->bits, "Bits of every layer: 16, or 2 to 8")->capture_default_str();

@@ -17,7 +17,7 @@ namespace command {
 
 namespace {
 
-struct Options {
+struct ImportanceOptions {
   std::string model;
   DetectOptions detect;
   bool show_tokens = false;
@@ -102,7 +102,7 @@ bool comparable(const std::vector<Shown>& shown) {
          std::all_of(shown.begin(), shown.end(), [&](const Shown& one) { return one.importance.scores.size() == shown.front().importance.scores.size(); });
 }
 
-void draw_scores(const Options& options, const std::string& model, const std::vector<Shown>& shown) {
+void draw_scores(const ImportanceOptions& options, const std::string& model, const std::vector<Shown>& shown) {
   std::vector<ImportanceSeries> series;
   bool one_metric = true;
   for (const Shown& one : shown) {
@@ -122,7 +122,7 @@ nlohmann::json words_json(const TokenSets& sets, const Tokens& tokens) {
   return json;
 }
 
-void check(const Options& options) {
+void check(const ImportanceOptions& options) {
   const std::vector<std::string>& metrics = options.detect.metrics;
   if (options.show_tokens && std::find(metrics.begin(), metrics.end(), "jaccard") == metrics.end() &&
       std::find(metrics.begin(), metrics.end(), "ranked") == metrics.end())
@@ -132,12 +132,12 @@ void check(const Options& options) {
 }
 
 /// Whether there will be several results, all of models with `layers` layers, beside one another.
-bool ranks_compare(const Options& options, const std::vector<Shown>& others, std::size_t layers) {
+bool ranks_compare(const ImportanceOptions& options, const std::vector<Shown>& others, std::size_t layers) {
   return result_count(options.detect) + others.size() > 1 &&
          std::all_of(others.begin(), others.end(), [&](const Shown& other) { return other.importance.scores.size() == layers; });
 }
 
-void importance(const Options& options, const Global& global) {
+void importance(const ImportanceOptions& options, const Global& global) {
   check(options);
   const Model model(options.model);
   const std::vector<Shown> others = read_others(options.others); // what is wrong with them is said before anything is measured
@@ -204,7 +204,7 @@ void importance(const Options& options, const Global& global) {
 } // namespace
 
 void add_importance(CLI::App& app, Global& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ImportanceOptions>();
   CLI::App* verb = app.add_subcommand("importance", "Measure how important each decoder layer is");
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   add_detect_options(*verb, options->detect);

@@ -12,7 +12,7 @@ namespace llama = lsaq::llama;
 
 namespace {
 
-constexpr const char* schema = "lsaq.input_statistics/1";
+constexpr const char* statistics_schema = "lsaq.input_statistics/1";
 
 /// Floats of a symmetric matrix's lower triangle.
 constexpr std::size_t triangle(std::size_t n) { return n * (n + 1) / 2; }
@@ -24,7 +24,7 @@ constexpr std::size_t triangle(std::size_t n) { return n * (n + 1) / 2; }
 
 InputStatisticsCache::InputStatisticsCache(const Model& model, Windows windows, const Device& device, bool keep)
     : model_(model), device_(device), windows_(std::move(windows)), in_memory_(model.config.layers) {
-  key_ = sha256(nlohmann::json{{"schema", schema}, {"model", model_sha256(model.source)}, {"windows", windows_}}.dump());
+  key_ = sha256(nlohmann::json{{"schema", statistics_schema}, {"model", model_sha256(model.source)}, {"windows", windows_}}.dump());
   if (keep && !cache_folder().empty()) folder_ = cache_folder() / "statistics" / key_;
 }
 
@@ -58,8 +58,7 @@ void InputStatisticsCache::measure() {
     progress.set(layer);
     llama::LayerStatistics statistics = calibrate_layer(pass, collector, [](std::size_t) { check_interrupt(); });
     if (!write(layer, statistics)) in_memory_[layer] = std::move(statistics);
-    const lsaq::MatrixView states = pass.states();
-    if (checkpoint.due()) checkpoint.write(pass.boundary(), std::span(static_cast<const float*>(states.data), states.rows * states.columns), {});
+    if (checkpoint.due()) checkpoint.write(pass.boundary(), pass.states(), {});
   }
   checkpoint.remove();
 }
@@ -72,7 +71,7 @@ std::optional<llama::LayerStatistics> InputStatisticsCache::read(std::size_t lay
     const std::size_t end = file.find('\n');
     if (end == std::string::npos) return std::nullopt;
     const nlohmann::json head = nlohmann::json::parse(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
-    if (!head.is_object() || head.value("schema", "") != schema || head.value("key", "") != key_ || head.value("layer", layer + 1) != layer)
+    if (!head.is_object() || head.value("schema", "") != statistics_schema || head.value("key", "") != key_ || head.value("layer", layer + 1) != layer)
       return std::nullopt;
     const auto inputs = head.at("inputs").get<std::vector<std::size_t>>(), held_back = head.at("held_back").get<std::vector<std::size_t>>();
     if (inputs.size() != llama::inputs_per_layer || held_back.size() != llama::inputs_per_layer) return std::nullopt;
@@ -116,7 +115,7 @@ bool InputStatisticsCache::write(std::size_t layer, const llama::LayerStatistics
     std::error_code error;
     std::filesystem::create_directories(folder_, error);
     lsaq::AtomicFile file(path_of(layer));
-    file.write(nlohmann::json{{"schema", schema}, {"key", key_}, {"layer", layer}, {"inputs", inputs}, {"held_back", held_back}}.dump() + "\n");
+    file.write(nlohmann::json{{"schema", statistics_schema}, {"key", key_}, {"layer", layer}, {"inputs", inputs}, {"held_back", held_back}}.dump() + "\n");
     for (const lsaq::InputStatistics& one : statistics) {
       for (std::size_t r = 0; r < one.channels(); ++r) file.write(std::span(one.moments().row(r), (r + 1) * sizeof(float)));
       file.write(std::span(static_cast<const std::byte*>(one.held_back().data), one.held_back().rows * one.channels() * sizeof(float)));

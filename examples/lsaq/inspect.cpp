@@ -13,7 +13,7 @@ namespace command {
 
 namespace {
 
-struct Options {
+struct InspectOptions {
   std::string model;
   bool tensors = false;
 };
@@ -24,7 +24,7 @@ std::string dimensions(const lsaq::TensorInfo& tensor) {
   return text;
 }
 
-void inspect(const Options& options, const Global& global) {
+void inspect(const InspectOptions& options, const Global& global) {
   const Model model(options.model);
   const lsaq::llama::Config& config = model.config;
   const lsaq::ModelShape shape = lsaq::llama::model_shape(config);
@@ -83,7 +83,7 @@ void inspect(const Options& options, const Global& global) {
 } // namespace
 
 void add_inspect(CLI::App& app, Global& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<InspectOptions>();
   CLI::App* verb = app.add_subcommand("inspect", "Show a model's architecture and its bytes at FP16, INT8 and INT4");
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   verb->add_flag("--tensors", options->tensors, "List every tensor");

@@ -13,7 +13,7 @@ namespace command {
 
 namespace {
 
-struct Options {
+struct PlanOptions {
   std::string model;
   std::string shape;
   std::string planner = "paper";
@@ -29,7 +29,7 @@ lsaq::Bytes available_memory(const BudgetOptions& options) {
   return lsaq::choose_device<Device>().free_bytes;
 }
 
-void plan(const Options& options, const Global& global) {
+void plan(const PlanOptions& options, const Global& global) {
   if (options.model.empty() == options.shape.empty())
     lsaq::fail<lsaq::InvalidArgument>("plan needs either a MODEL or --shape NAME (llama-2-7b, llama-2-13b, llama-3-8b)");
   lsaq::Importance importance;
@@ -70,7 +70,7 @@ void plan(const Options& options, const Global& global) {
 } // namespace
 
 void add_plan(CLI::App& app, Global& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<PlanOptions>();
   CLI::App* verb = app.add_subcommand("plan", "Decide the bits of every layer within a byte budget");
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder");
   verb->add_option("--shape", options->shape, "Plan for a shape instead: llama-2-7b, llama-2-13b or llama-3-8b")

@@ -109,6 +109,15 @@ ReadPlan read_plan(const std::filesystem::path& path, const Model& model) {
   return checked_plan(lsaq::parse_json(read_file(path), name), name, model);
 }
 
+ReadPlan plan_of(const std::string& file, unsigned bits, const Model& model) {
+  if (!file.empty()) return read_plan(file, model);
+  ReadPlan uniform;
+  uniform.file.plan.bits.assign(model.config.layers, bits);
+  uniform.file.plan.average_bits = bits;
+  uniform.file.model = model.config.name;
+  return uniform;
+}
+
 ReadPlan checked_plan(const nlohmann::json& json, const std::string& name, const Model& model) {
   lsaq::PlanFile file = lsaq::plan_from_json(json, name);
   if (file.plan.bits.size() != model.config.layers)

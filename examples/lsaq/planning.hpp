@@ -42,6 +42,8 @@ struct ReadPlan {
 ReadPlan checked_plan(const nlohmann::json& json, const std::string& name, const Model& model);
 /// Reads a plan file and checks it.
 ReadPlan read_plan(const std::filesystem::path& path, const Model& model);
+/// The plan of a file; without a file, `bits` for every layer.
+ReadPlan plan_of(const std::string& file, unsigned bits, const Model& model);
 
 /// Bytes of weights and embedding by a plan's bits and a grouping of scales.
 lsaq::PlanBytes model_bytes_of(const lsaq::llama::Config& config, const lsaq::Plan& plan, lsaq::Grouping grouping);

@@ -19,25 +19,24 @@ namespace llama = lsaq::llama;
 
 QuantizedFile open_quantized(const std::filesystem::path& path, const Model& model, const lsaq::Backend<lsaq::Cpu>& device) {
   const std::string name = lsaq::printable_path(path);
-  QuantizedFile opened{.source = LayerSource(rounding_loader(model, {}, {}, device))};
+  lsaq::PlanFile file;
+  Quantization quantization;
   const auto read = [&](const std::string& metadata) {
     ReadPlan plan = checked_plan(lsaq::parse_json(metadata, name), name, model);
     if (plan.file.model_sha256.empty()) lsaq::fail<lsaq::BadInput>(name + ": does not say which model it was made from");
-    opened.plan = plan.file;
-    opened.quantization = plan.quantization;
-    std::shared_ptr<const llama::ModelTransform> transform;
-    if (plan.quantization.transform.any()) transform = std::make_shared<const llama::ModelTransform>(model.config, plan.quantization.transform);
-    return std::tuple(std::move(plan.file.plan), plan.quantization.rounding, std::move(transform));
+    file = plan.file;
+    quantization = plan.quantization;
+    return std::tuple(std::move(plan.file.plan), quantization.rounding, quantization.model_transform(model.config));
   };
-  opened.source = LayerSource(llama::QuantizedLayers(path, model.config, llama::WeightLoader(model.source, model.config, device.executor()), read));
-  return opened;
+  LayerSource source(llama::QuantizedLayers(path, model.config, llama::WeightLoader(model.source, model.config, device.executor()), read));
+  return {std::move(file), quantization, std::move(source)};
 }
 
 namespace {
 
 using Device = lsaq::Backend<lsaq::Cpu>;
 
-struct Options {
+struct QuantizeOptions {
   std::string model;
   std::string plan_file;
   unsigned bits = 8;
@@ -50,10 +49,10 @@ struct Options {
 /// Layers rounded on what the rounded layers before them give, with a checkpoint of those states.
 class SequentialLayers {
 public:
-  /// `key`: everything the rounding depends on.
-  SequentialLayers(const Model& model, const llama::RoundingLoader& loader, const CalibrationOptions& calibration, const Device& device, const std::string& key)
-      : weights_(loader.weights()), outer_(weights_.outer(device)), windows_(calibration_windows(model, calibration)),
-        rounding_(weights_.config(), weights_, loader.rounding(), outer_, device, windows_), checkpoint_("sequential rounding " + key) {}
+  /// `key`: everything the rounding depends on. `windows` must outlive it.
+  SequentialLayers(const llama::RoundingLoader& loader, const Windows& windows, const Device& device, const std::string& key)
+      : weights_(loader.weights()), outer_(weights_.outer(device)), rounding_(weights_.config(), weights_, loader.rounding(), outer_, device, windows),
+        checkpoint_("sequential rounding " + key) {}
 
   llama::RoundingLoader& rounding() { return rounding_.rounding(); }
 
@@ -69,16 +68,12 @@ public:
     return rounding_.next(bits_of, [](std::size_t) { check_interrupt(); });
   }
 
-  void save() {
-    const lsaq::MatrixView states = rounding_.pass().states();
-    checkpoint_.write(rounding_.pass().boundary(), std::span(static_cast<const float*>(states.data), states.rows * states.columns), {});
-  }
+  void save() { checkpoint_.write(rounding_.pass().boundary(), rounding_.pass().states(), {}); }
   void finish() const { checkpoint_.remove(); }
 
 private:
   llama::WeightLoader weights_;
   llama::OuterWeights outer_;
-  Windows windows_;
   llama::SequentialRounding<Device> rounding_;
   Checkpoint checkpoint_;
 };
@@ -95,21 +90,6 @@ nlohmann::json report_json(const llama::RoundingReport& row) {
       if (const double error = row.errors[static_cast<std::size_t>(rounding)]; error > 0) json["tried"][name_of(rounding)] = error / row.output;
   }
   return json;
-}
-
-/// Bits a weight of the linears takes, its share of scales and padding included.
-double stored_bits(const llama::Config& config, const lsaq::Plan& plan, const llama::ModelRounding& rounding) {
-  double bits = 0, weights = 0;
-  for (std::size_t l = 0; l < config.layers; ++l)
-    for (std::size_t i = 0; i < llama::linears_per_layer; ++i) {
-      const auto linear = static_cast<llama::Linear>(i);
-      const lsaq::MatrixShape shape = shape_of(config, linear);
-      const auto count = static_cast<double>(shape.rows * shape.columns);
-      const unsigned kept = plan.bits_of(l, name_of(linear));
-      bits += kept == 16 ? 16 * count : 8 * static_cast<double>(packed_bytes(shape, rounding.format(kept)));
-      weights += count;
-    }
-  return bits / weights;
 }
 
 /// A line for each layer: what its linears cost together.
@@ -141,18 +121,11 @@ std::string report_table(const std::vector<llama::RoundingReport>& rows) {
   return text;
 }
 
-void quantize(const Options& options, const Global& global) {
+void quantize(const QuantizeOptions& options, const Global& global) {
   const Model model(options.model);
-  ReadPlan read;
-  if (!options.plan_file.empty()) {
-    read = read_plan(options.plan_file, model);
-  } else {
-    if (options.bits < lsaq::min_bits || options.bits > lsaq::max_bits)
-      lsaq::fail<lsaq::InvalidArgument>(fmt::format("--bits {}: 2 to 8 are possible", options.bits));
-    read.file.plan.bits.assign(model.config.layers, options.bits);
-    read.file.plan.average_bits = options.bits;
-    read.file.model = model.config.name;
-  }
+  if (options.bits < lsaq::min_bits || options.bits > lsaq::max_bits)
+    lsaq::fail<lsaq::InvalidArgument>(fmt::format("--bits {}: 2 to 8 are possible", options.bits));
+  ReadPlan read = plan_of(options.plan_file, options.bits, model);
   const Quantization quantization = quantization_of(options.rounding, read.quantization);
   quantization.write_to(read.file);
   read.file.model_sha256 = model_sha256(model.source);
@@ -169,17 +142,19 @@ void quantize(const Options& options, const Global& global) {
   lsaq::ThreadPool pool(global.threads);
   const Device device(pool);
   const Stopwatch watch;
-  llama::RoundingLoader loader = rounding_loader(model, quantization, options.rounding, device);
+  Windows windows;
+  if (quantization.needs_calibration()) windows = calibration_windows(model, options.rounding.calibration);
+  llama::RoundingLoader loader = rounding_loader(model, quantization, windows, options.rounding.keep, device);
   const lsaq::ElementType unquantized = loader.weights().unquantized();
   const std::string header =
       llama::quantized_layers_header(model.config, plan, quantization.rounding.grouping, unquantized, lsaq::plan_to_json(read.file).dump());
   std::string key = header;
-  if (quantization.needs_calibration()) key += nlohmann::json(calibration_windows(model, options.rounding.calibration)).dump();
+  if (quantization.needs_calibration()) key += nlohmann::json(windows).dump();
   if (options.sequential) key += "sequential";
   key = sha256(key);
   lsaq::ResumableFile file(options.output, key);
   std::optional<SequentialLayers> sequential;
-  if (options.sequential) sequential.emplace(model, loader, options.rounding.calibration, device, key);
+  if (options.sequential) sequential.emplace(loader, windows, device, key);
   std::vector<llama::RoundingReport> rows;
   if (!options.report.empty() || quantization.needs_calibration())
     (sequential ? sequential->rounding() : loader).on_rounded([&](const llama::RoundingReport& row) { rows.push_back(row); });
@@ -213,6 +188,7 @@ void quantize(const Options& options, const Global& global) {
   file.commit();
   if (sequential) sequential->finish();
 
+  const double stored_bits = lsaq::stored_bits(llama::model_shape(model.config), plan, quantization.rounding.scale, quantization.rounding.grouping);
   nlohmann::json tensors = nlohmann::json::array();
   for (const llama::RoundingReport& row : rows) tensors.push_back(report_json(row));
   nlohmann::json json{{"schema", "lsaq.quantize/1"},
@@ -221,21 +197,21 @@ void quantize(const Options& options, const Global& global) {
                       {"sequential", options.sequential},
                       {"plan", lsaq::plan_to_json(read.file)},
                       {"bytes", bytes},
-                      {"stored_bits", stored_bits(model.config, plan, quantization.rounding)},
+                      {"stored_bits", stored_bits},
                       {"seconds", watch.seconds()},
                       {"resumed_at", first},
                       {"tensors", tensors}};
   if (!options.report.empty()) write_json(options.report, json);
   if (global.json) return print_json(json);
   if (!rows.empty()) print_text(report_table(rows));
-  print_text(fmt::format("{} layers, {:.4g} bits a weight ({:.3f} with scales): {} in {:.1f} s\n{}\n", model.config.layers, plan.average_bits,
-                         stored_bits(model.config, plan, quantization.rounding), lsaq::format_bytes(bytes), watch.seconds(), quantization.describe()));
+  print_text(fmt::format("{} layers, {:.4g} bits a weight ({:.3f} with scales): {} in {:.1f} s\n{}\n", model.config.layers, plan.average_bits, stored_bits,
+                         lsaq::format_bytes(bytes), watch.seconds(), quantization.describe()));
 }
 
 } // namespace
 
 void add_quantize(CLI::App& app, Global& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<QuantizeOptions>();
   CLI::App* verb = app.add_subcommand("quantize", "Round the layers of a model by a plan into a file for run and eval");
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   CLI::Option* bits = verb->add_option("--bits", options->bits, "Bits of every layer: 2 to 8")->capture_default_str();

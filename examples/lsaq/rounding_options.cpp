@@ -91,6 +91,10 @@ std::string Quantization::describe() const {
   return text;
 }
 
+std::shared_ptr<const llama::ModelTransform> Quantization::model_transform(const llama::Config& config) const {
+  return transform.any() ? std::make_shared<const llama::ModelTransform>(config, transform) : nullptr;
+}
+
 void add_rounding_options(CLI::App& verb, RoundingOptions& options) {
   verb.add_option("--rounding", options.rounding, "nearest (default), clip (scales fitted to the inputs) or gptq (codes too)")
       ->check(CLI::IsMember({"nearest", "clip", "gptq"}));
@@ -132,11 +136,18 @@ Quantization quantization_of(const RoundingOptions& options, const Quantization&
 
 llama::RoundingLoader rounding_loader(const Model& model, const Quantization& quantization, const RoundingOptions& options,
                                       const lsaq::Backend<lsaq::Cpu>& device) {
+  Windows windows;
+  if (quantization.needs_calibration()) windows = calibration_windows(model, options.calibration);
+  return rounding_loader(model, quantization, std::move(windows), options.keep, device);
+}
+
+llama::RoundingLoader rounding_loader(const Model& model, const Quantization& quantization, Windows windows, bool keep,
+                                      const lsaq::Backend<lsaq::Cpu>& device) {
   llama::WeightLoader loader(model.source, model.config, device.executor());
-  if (quantization.transform.any()) loader.transform(std::make_shared<const llama::ModelTransform>(model.config, quantization.transform));
+  loader.transform(quantization.model_transform(model.config));
   std::function<llama::LayerStatistics(std::size_t)> statistics;
   if (quantization.needs_calibration()) {
-    auto cache = std::make_shared<InputStatisticsCache>(model, calibration_windows(model, options.calibration), device, options.keep);
+    auto cache = std::make_shared<InputStatisticsCache>(model, std::move(windows), device, keep);
     statistics = [cache](std::size_t layer) { return cache->layer(layer); };
   }
   return llama::RoundingLoader(std::move(loader), quantization.rounding, std::move(statistics));

@@ -21,6 +21,8 @@ struct Quantization {
   std::string describe() const;
 
   bool needs_calibration() const { return rounding.rounding != lsaq::Rounding::nearest; }
+  /// The rotations of a model; null if there are none.
+  std::shared_ptr<const lsaq::llama::ModelTransform> model_transform(const lsaq::llama::Config& config) const;
 };
 
 /// The options as they were given; empty ones leave it to the plan, or the default.
@@ -45,6 +47,9 @@ lsaq::Grouping parse_granularity(const std::string& text);
 /// A loader that quantizes this way. Statistics are measured where they are first needed, with progress, and kept in the user's cache. `model` and `device`
 /// must outlive it. Throws BadInput, InvalidArgument, Interrupted, from the loader too.
 lsaq::llama::RoundingLoader rounding_loader(const Model& model, const Quantization& quantization, const RoundingOptions& options,
+                                            const lsaq::Backend<lsaq::Cpu>& device);
+/// The same with calibration windows already there; none are needed for nearest. `keep`: whether statistics are kept in the cache.
+lsaq::llama::RoundingLoader rounding_loader(const Model& model, const Quantization& quantization, Windows windows, bool keep,
                                             const lsaq::Backend<lsaq::Cpu>& device);
 
 } // namespace command

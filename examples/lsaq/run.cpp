@@ -19,7 +19,7 @@ namespace command {
 
 namespace {
 
-struct Options {
+struct RunOptions {
   std::string model;
   std::string plan_file;
   std::string quantized_file;
@@ -44,7 +44,7 @@ struct Generation {
 };
 
 /// Tokens of the prompt. Throws InvalidArgument if it leaves no room for an answer.
-std::vector<lsaq::TokenId> read_prompt(const Options& options, const Tokens& tokens) {
+std::vector<lsaq::TokenId> read_prompt(const RunOptions& options, const Tokens& tokens) {
   std::vector<lsaq::TokenId> prompt = tokens.prompt(options.prompt, options.raw);
   if (prompt.empty()) lsaq::fail<lsaq::InvalidArgument>("--prompt has no tokens: there is nothing to continue");
   if (prompt.size() >= options.context)
@@ -52,7 +52,7 @@ std::vector<lsaq::TokenId> read_prompt(const Options& options, const Tokens& tok
   return prompt;
 }
 
-Generation generate(const Options& options, const Global& global, const Tokens& tokens, const std::vector<lsaq::TokenId>& prompt, DeployedModel& model) {
+Generation generate(const RunOptions& options, const Global& global, const Tokens& tokens, const std::vector<lsaq::TokenId>& prompt, DeployedModel& model) {
   const std::size_t room = model.context() - prompt.size();
   const std::size_t wanted = options.tokens == 0 ? room : std::min(options.tokens, room);
   Generation result{.prompt_tokens = prompt.size()};
@@ -106,7 +106,7 @@ lsaq::Device choose(const BudgetOptions& options) {
 
 double rate(std::size_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 
-void run(Options options, const Global& global) {
+void run(RunOptions options, const Global& global) {
   const Model model(options.model);
   options.context = context_of(model.config, options.wanted_context, 256);
   const Tokens tokens(model.source);
@@ -221,7 +221,7 @@ void run(Options options, const Global& global) {
 } // namespace
 
 void add_run(CLI::App& app, Global& global) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RunOptions>();
   CLI::App* verb = app.add_subcommand("run", "Measure, plan, quantize, deploy and generate text, in one go");
   verb->add_option("MODEL", options->model, "GGUF file or Hugging Face folder")->required();
   verb->add_option("--prompt", options->prompt, "What to say to the model")->capture_default_str();

@@ -157,7 +157,7 @@ std::vector<MetricScores> measure_states(const Model& model, const llama::Weight
       if (!pass.complete() && checkpoint.due()) {
         std::vector<std::span<const double>> scores;
         for (const Sweep& sweep : sweeps) scores.push_back(scores_of(sweep));
-        checkpoint.write(pass.boundary(), {static_cast<const float*>(pass.states().data), pass.states().rows * pass.states().columns}, scores);
+        checkpoint.write(pass.boundary(), pass.states(), scores);
       }
     }
     checkpoint.remove();

@@ -60,6 +60,11 @@
 #define LSAQ_EXCEPTIONS 0
 #endif
 
+// 1: the CPU kernels are compiled in one file of the program instead of every one that uses them (kernels/cpu/all_kernels.hpp).
+#ifndef LSAQ_EXTERN_KERNELS
+#define LSAQ_EXTERN_KERNELS 0
+#endif
+
 // Preconditions of noexcept functions. Never used to validate input: files and user data are checked in every build.
 #ifndef LSAQ_ASSERT
 #include <cassert>

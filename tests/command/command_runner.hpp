@@ -37,6 +37,18 @@ struct Setting {
   std::function<void(pid_t)> meanwhile = [](pid_t) {}; ///< called once it runs
 };
 
+/// For Setting::meanwhile: sends `signal` as soon as `ready()`, or after a minute; a program that ended before gets none.
+template <class Ready> std::function<void(pid_t)> signal_when(Ready ready, int signal) {
+  return [ready, signal](pid_t child) {
+    const auto start = std::chrono::steady_clock::now();
+    siginfo_t ended = {}; // it stays a child: the process id is not given to another
+    while (!ready() && ::waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0 &&
+           std::chrono::steady_clock::now() - start < std::chrono::minutes(1))
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    ::kill(child, signal);
+  };
+}
+
 inline std::vector<std::string> lines_of(const std::string& text) {
   std::vector<std::string> lines;
   std::istringstream stream(text);

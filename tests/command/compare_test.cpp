@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 namespace command_tests {
-namespace {
+namespace compare_test {
 
 class CompareCommand : public Command {
 protected:
@@ -183,12 +183,7 @@ TEST_F(CompareCommand, ResumesWhereItWasInterrupted) {
   const json uninterrupted = run_json({"compare", model(), "--grid", file, "-o", whole});
   EXPECT_EQ(uninterrupted.at("scores_reused"), 0);
 
-  const auto start = std::chrono::steady_clock::now();
-  const Setting setting{.meanwhile = [&](pid_t child) {
-    while (!std::filesystem::exists(path("out/checkpoint.json")) && std::chrono::steady_clock::now() - start < std::chrono::minutes(1))
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    ::kill(child, SIGINT);
-  }};
+  const Setting setting{.meanwhile = signal_when([&] { return std::filesystem::exists(path("out/checkpoint.json")); }, SIGINT)};
   const Result stopped = run({"compare", model(), "--grid", file, "-o", folder, "--threads", "1"}, setting);
   EXPECT_EQ(stopped.code, interrupted) << stopped.err;
   EXPECT_THAT(stopped.err, testing::HasSubstr("interrupted"));
@@ -330,5 +325,5 @@ TEST_F(CompareCommand, EvalKnowsTheProtocols) {
   refusal(wrong_usage, {"eval", model(), "--token-ids", ids, "--protocol", "half"}, {"--protocol"});
 }
 
-} // namespace
+} // namespace compare_test
 } // namespace command_tests

@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 
 namespace command_tests {
-namespace {
+namespace files_test {
 
 using Files = Command;
 
@@ -171,5 +171,5 @@ TEST_F(Files, FailsWhereStandardOutputCannotBeWritten) {
     }
 }
 
-} // namespace
+} // namespace files_test
 } // namespace command_tests

@@ -2,7 +2,7 @@
 #include "importance_command.hpp"
 
 namespace command_tests {
-namespace {
+namespace importance_checkpoint_test {
 
 class ImportanceCheckpoint : public ImportanceCommand {
 protected:
@@ -25,14 +25,8 @@ protected:
     std::filesystem::path file;
     for (std::size_t count = windows; count <= 64 * windows && file.empty(); count *= 4) {
       (void)token_ids(count, length);
-      const auto start = std::chrono::steady_clock::now();
-      const Setting setting{.environment = {{"LSAQ_CHECKPOINT_SECONDS", "0"}, {"LSAQ_ISA", "scalar"}}, .meanwhile = [&](pid_t child) {
-                              siginfo_t ended = {}; // it stays a child: the process id is not given to another
-                              while (checkpoint().empty() && ::waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-                                     ended.si_pid == 0 && std::chrono::steady_clock::now() - start < std::chrono::seconds(30))
-                                std::this_thread::sleep_for(std::chrono::milliseconds(1));
-                              ::kill(child, signal);
-                            }};
+      const Setting setting{.environment = {{"LSAQ_CHECKPOINT_SECONDS", "0"}, {"LSAQ_ISA", "scalar"}},
+                            .meanwhile = signal_when([&] { return !checkpoint().empty(); }, signal)};
       const Result stopped = run(call(options), setting);
       if (stopped.code == done) continue;
       EXPECT_EQ(stopped.code, signal == SIGKILL ? -1 : interrupted) << stopped.err;
@@ -131,5 +125,5 @@ TEST_F(ImportanceCheckpoint, IsNotWrittenForShortMeasurements) {
   EXPECT_FALSE(std::filesystem::exists(folder()));
 }
 
-} // namespace
+} // namespace importance_checkpoint_test
 } // namespace command_tests

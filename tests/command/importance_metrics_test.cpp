@@ -4,7 +4,7 @@
 #include <cmath>
 
 namespace command_tests {
-namespace {
+namespace importance_metrics_test {
 
 class ImportanceMetrics : public ImportanceCommand {
 protected:
@@ -274,5 +274,5 @@ TEST_F(ImportanceMetrics, RefusesWhatIsNotThere) {
   EXPECT_EQ(results_kept(), 0u);
 }
 
-} // namespace
+} // namespace importance_metrics_test
 } // namespace command_tests

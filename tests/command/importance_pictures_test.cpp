@@ -2,7 +2,7 @@
 #include "importance_command.hpp"
 
 namespace command_tests {
-namespace {
+namespace importance_pictures_test {
 
 class ImportancePictures : public ImportanceCommand {
 protected:
@@ -93,5 +93,5 @@ TEST_F(ImportancePictures, RefusesFilesThatHoldNoResult) {
   EXPECT_EQ(results_kept(), before) << "nothing was measured";
 }
 
-} // namespace
+} // namespace importance_pictures_test
 } // namespace command_tests

@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 namespace command_tests {
-namespace {
+namespace importance_test {
 
 TEST_F(ImportanceCommand, PrintsTheDocumentedObject) {
   const std::string file = path("importance.json").string();
@@ -237,13 +237,9 @@ TEST_F(ImportanceCommand, StopsWhenInterrupted) {
   (void)model();
   for (const int signal : {SIGINT, SIGTERM}) {
     std::filesystem::remove_all(cache());
-    const auto start = std::chrono::steady_clock::now();
-    const Setting setting{.environment = {{"LSAQ_ISA", "scalar"}}, .meanwhile = [&](pid_t child) {
-                            // The model's hash is cached before measuring begins, long after signals are caught.
-                            while (files_in(cache() / "lsaq" / "hashes") == 0 && std::chrono::steady_clock::now() - start < std::chrono::minutes(1))
-                              std::this_thread::sleep_for(std::chrono::milliseconds(5));
-                            ::kill(child, signal);
-                          }};
+    // The model's hash is cached before measuring begins, long after signals are caught.
+    const Setting setting{.environment = {{"LSAQ_ISA", "scalar"}},
+                          .meanwhile = signal_when([&] { return files_in(cache() / "lsaq" / "hashes") != 0; }, signal)};
     const std::string message = refusal(interrupted, {"importance", model(), "--token-ids", ids, "--threads", "2", "-o", output, "--json"}, {}, setting);
     EXPECT_EQ(message, "lsaq: interrupted");
     EXPECT_FALSE(std::filesystem::exists(output));
@@ -253,5 +249,5 @@ TEST_F(ImportanceCommand, StopsWhenInterrupted) {
   }
 }
 
-} // namespace
+} // namespace importance_test
 } // namespace command_tests

@@ -2,7 +2,7 @@
 #include "command_runner.hpp"
 
 namespace command_tests {
-namespace {
+namespace plan_test {
 
 class Plans : public Command {
 protected:
@@ -186,5 +186,5 @@ TEST_F(Plans, AFolderIsAModelToo) {
   EXPECT_EQ(plan.at("model_sha256"), object.at("model_sha256"));
 }
 
-} // namespace
+} // namespace plan_test
 } // namespace command_tests

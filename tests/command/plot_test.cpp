@@ -8,7 +8,7 @@
 #include <csignal>
 #include <limits>
 
-namespace {
+namespace plot_test {
 
 using command::draw_accuracy;
 using command::draw_importance;
@@ -312,4 +312,4 @@ TEST_F(Plot, CheckingWritesNothing) {
   EXPECT_EQ(folder_.count(), 0u);
 }
 
-} // namespace
+} // namespace plot_test

@@ -2,7 +2,7 @@
 #include "command_runner.hpp"
 
 namespace command_tests {
-namespace {
+namespace run_test {
 
 class Runs : public Command {
 protected:
@@ -236,5 +236,5 @@ TEST_F(Runs, TheDeviceMayComeFromTheEnvironment) {
   EXPECT_LE(devices.at("devices")[0].at("free"), devices.at("devices")[0].at("total"));
 }
 
-} // namespace
+} // namespace run_test
 } // namespace command_tests

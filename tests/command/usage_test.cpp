@@ -2,7 +2,7 @@
 #include "command_runner.hpp"
 
 namespace command_tests {
-namespace {
+namespace usage_test {
 
 using Usage = Command;
 using Words = std::vector<std::string>;
@@ -116,5 +116,5 @@ TEST_F(Usage, RefusesPromptsThatLeaveNoRoom) {
   EXPECT_FALSE(std::filesystem::exists(cache() / "lsaq" / "importance"));
 }
 
-} // namespace
+} // namespace usage_test
 } // namespace command_tests

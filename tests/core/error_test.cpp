@@ -7,7 +7,7 @@
 #include <set>
 #include <type_traits>
 
-namespace {
+namespace error_test {
 
 using lsaq::Expected;
 using lsaq::Status;
@@ -85,4 +85,4 @@ TEST(ExpectedDeathTest, ReadingTheWrongSideIsCaughtInDebugBuilds) {
 }
 #endif
 
-} // namespace
+} // namespace error_test

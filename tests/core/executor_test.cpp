@@ -5,7 +5,7 @@
 
 #include <vector>
 
-namespace {
+namespace executor_test {
 
 using lsaq::ExecutorRef;
 using lsaq::Serial;
@@ -102,4 +102,4 @@ TEST(TaskRef, TakesConstCallables) {
   EXPECT_EQ(last, 9u);
 }
 
-} // namespace
+} // namespace executor_test

@@ -13,7 +13,7 @@
 #include <xmmintrin.h>
 #endif
 
-namespace {
+namespace half_test {
 
 using float_oracle::bfloat16;
 using float_oracle::binary16;
@@ -194,4 +194,4 @@ TEST(Half, LoadElementFindsItsQ80Block) {
     }
 }
 
-} // namespace
+} // namespace half_test

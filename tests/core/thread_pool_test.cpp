@@ -7,7 +7,7 @@
 #include <numeric>
 #include <set>
 
-namespace {
+namespace thread_pool_test {
 
 using lsaq::ExecutorRef;
 using lsaq::ThreadPool;
@@ -143,4 +143,4 @@ TEST(ThreadPool, EndsWhetherItsThreadsSleepOrNeverRan) {
   EXPECT_EQ(runs.load(), 8);
 }
 
-} // namespace
+} // namespace thread_pool_test

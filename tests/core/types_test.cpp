@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-namespace {
+namespace types_test {
 
 using namespace lsaq::literals;
 using lsaq::ElementType;
@@ -115,4 +115,4 @@ TEST(Shapes, WeightsAreCountedIn64Bits) {
   EXPECT_EQ(lsaq::LayerShape{}.weights(), 0u);
 }
 
-} // namespace
+} // namespace types_test

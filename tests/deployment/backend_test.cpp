@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace backend_test {
 
 using namespace lsaq;
 
@@ -36,4 +36,4 @@ TEST(Backend, IsASmallValue) {
   EXPECT_LE(sizeof(Backend<Cpu>), 4 * sizeof(void*));
 }
 
-} // namespace
+} // namespace backend_test

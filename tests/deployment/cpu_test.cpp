@@ -10,7 +10,7 @@
 
 #include <cstdlib>
 
-namespace {
+namespace cpu_test {
 
 using kernel_cases::Numbers;
 using kernel_cases::Rows;
@@ -448,4 +448,4 @@ TEST(Cpu, TheHostIsItsOnlyDevice) {
   EXPECT_LE(devices[0].free_bytes, devices[0].total_bytes);
 }
 
-} // namespace
+} // namespace cpu_test

@@ -1,5 +1,6 @@
 #include <lsaq/deployment/deployed_matrix.hpp>
 
+#include "core/refusal.hpp"
 #include "quantization/oracle.hpp"
 
 #include <lsaq/deployment/cpu.hpp>
@@ -10,7 +11,7 @@
 #include <cfenv>
 #include <limits>
 
-namespace {
+namespace deployed_matrix_test {
 
 using lsaq::BadInput;
 using lsaq::DeployedMatrix;
@@ -48,12 +49,7 @@ struct Source {
   }
 
   std::string refusal(const DeployOptions& options) {
-    try {
-      deploy(options);
-    } catch (const BadInput& error) {
-      return error.what();
-    }
-    return "accepted";
+    return test_support::refusal<BadInput>([&] { deploy(options); });
   }
 };
 
@@ -284,4 +280,4 @@ TEST(Narrow, FindsTheFirstValueThatDoesNotFit) {
       }
 }
 
-} // namespace
+} // namespace deployed_matrix_test

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-namespace {
+namespace atomic_file_test {
 
 using lsaq::AtomicFile;
 using lsaq::IoError;
@@ -155,4 +155,4 @@ TEST(AtomicFile, ReplacesALinkAndNotItsTarget) {
   EXPECT_EQ(content_of(folder.path() / "link"), "new");
 }
 
-} // namespace
+} // namespace atomic_file_test

@@ -2,7 +2,7 @@
 
 #include "make_files.hpp"
 
-namespace {
+namespace byte_reader_test {
 
 using lsaq::BadInput;
 using lsaq::ByteReader;
@@ -49,4 +49,4 @@ TEST(ByteReader, RefusesStringsLongerThanAllowed) {
   expect_mentions(message_of<BadInput>([&] { ByteReader(bytes, "F").string("name", 5); }), {"name is 6 bytes long", "at most 5"});
 }
 
-} // namespace
+} // namespace byte_reader_test

@@ -3,7 +3,7 @@
 
 #include "make_files.hpp"
 
-namespace {
+namespace gguf_malformed_test {
 
 using make_files::Gguf;
 using make_files::le;
@@ -157,4 +157,4 @@ TEST_P(MalformedGguf, IsRefusedByName) {
 
 INSTANTIATE_TEST_SUITE_P(All, MalformedGguf, testing::ValuesIn(malformed()), make_files::name_of);
 
-} // namespace
+} // namespace gguf_malformed_test

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-namespace {
+namespace gguf_test {
 
 using lsaq::BadInput;
 using lsaq::GgufFile;
@@ -198,4 +198,4 @@ TEST(Gguf, SurvivesEveryFlippedByte) {
   EXPECT_GT(accepted, 0u) << "a letter of a key may change";
 }
 
-} // namespace
+} // namespace gguf_test

@@ -3,7 +3,7 @@
 
 #include "make_files.hpp"
 
-namespace {
+namespace importance_file_test {
 
 using lsaq::BadInput;
 using lsaq::Importance;
@@ -154,4 +154,4 @@ TEST(ImportanceFile, NothingATerminalActsOnIsTakenOver) {
   EXPECT_EQ(read(R"({"schema": "lsaq.importance/1", "scores": [1], "metric": "\u001b[31mred"})").metric, "\\x1b[31mred");
 }
 
-} // namespace
+} // namespace importance_file_test

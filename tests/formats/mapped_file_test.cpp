@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-namespace {
+namespace mapped_file_test {
 
 using lsaq::BadInput;
 using lsaq::MappedFile;
@@ -79,4 +79,4 @@ TEST(MappedFile, SortsSystemErrorsByWhoIsAtFault) {
   EXPECT_THROW(lsaq::fail_to_open("p", EMFILE), lsaq::IoError);
 }
 
-} // namespace
+} // namespace mapped_file_test

@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-namespace {
+namespace model_source_test {
 
 using lsaq::BadInput;
 using lsaq::InvalidArgument;
@@ -218,4 +218,4 @@ TEST(ModelSource, DropGivesResidentPagesBack) {
   EXPECT_EQ(row.back(), last);
 }
 
-} // namespace
+} // namespace model_source_test

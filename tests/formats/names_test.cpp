@@ -2,7 +2,7 @@
 
 #include <gmock/gmock.h>
 
-namespace {
+namespace names_test {
 
 using lsaq::duplicate_name;
 using lsaq::first_code_point;
@@ -83,4 +83,4 @@ TEST(Names, FindsADuplicate) {
   EXPECT_EQ(duplicate_name(twice)->name, "b");
 }
 
-} // namespace
+} // namespace names_test

@@ -3,7 +3,7 @@
 
 #include "make_files.hpp"
 
-namespace {
+namespace plan_file_test {
 
 using lsaq::BadInput;
 using lsaq::parse_json;
@@ -152,4 +152,4 @@ TEST(PlanFileJson, MessagesAreOneLineWithoutControlCharacters) {
   expect_mentions(refusal(R"({"bits": [8], "tensors": {"model.layers.7.)" + escape + R"(": 8}})"), {"\\x1b[2J\\x0a", "0 to 0"});
 }
 
-} // namespace
+} // namespace plan_file_test

@@ -2,7 +2,7 @@
 
 #include "make_files.hpp"
 
-namespace {
+namespace resumable_file_test {
 
 using lsaq::IoError;
 using lsaq::ResumableFile;
@@ -79,4 +79,4 @@ TEST(ResumableFile, SaysWhyItCannotBeWritten) {
   expect_mentions(message_of<IoError>([&] { ResumableFile(folder.path() / "none" / "out", "key"); }), {"none/out", "No such file"});
 }
 
-} // namespace
+} // namespace resumable_file_test

@@ -5,7 +5,7 @@
 
 #include <sys/stat.h>
 
-namespace {
+namespace safetensors_malformed_test {
 
 using make_files::entry;
 using make_files::expect_mentions;
@@ -224,4 +224,4 @@ TEST_P(MalformedShards, AreRefusedByName) {
 
 INSTANTIATE_TEST_SUITE_P(All, MalformedShards, testing::ValuesIn(bad_shards()), [](const auto& shards) { return shards.param.name; });
 
-} // namespace
+} // namespace safetensors_malformed_test

@@ -2,7 +2,7 @@
 
 #include "make_files.hpp"
 
-namespace {
+namespace safetensors_test {
 
 using lsaq::BadInput;
 using lsaq::parse_safetensors;
@@ -139,4 +139,4 @@ TEST(SafetensorsFolder, FollowsTheLinksOfTheHuggingFaceCache) {
   expect_mentions(message_of<BadInput>([&] { SafetensorsFolder::open(snapshot); }), {"link out of the folder"});
 }
 
-} // namespace
+} // namespace safetensors_test

@@ -3,7 +3,7 @@
 
 #include "make_files.hpp"
 
-namespace {
+namespace safetensors_writer_test {
 
 using lsaq::StoredType;
 using lsaq::TensorEntry;
@@ -34,4 +34,4 @@ TEST(SafetensorsWriter, IsReadBack) {
   EXPECT_EQ(lsaq::parse_safetensors(std::as_bytes(std::span(nothing)), "nothing").tensors.size(), 0u);
 }
 
-} // namespace
+} // namespace safetensors_writer_test

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-namespace {
+namespace stored_tensor_test {
 
 using lsaq::dequantize_row;
 using lsaq::StoredType;
@@ -117,4 +117,4 @@ TEST(StoredTensor, InfiniteAndNanScalesStayVisible) {
   EXPECT_TRUE(std::isnan(out[1]));
 }
 
-} // namespace
+} // namespace stored_tensor_test

@@ -2,7 +2,7 @@
 
 #include "make_files.hpp"
 
-namespace {
+namespace strict_json_test {
 
 using lsaq::BadInput;
 using lsaq::parse_json;
@@ -53,4 +53,4 @@ TEST(StrictJson, NamesAreShownEscapedAndCut) {
   expect_mentions(refusal("{\"" + name + "\":1,\"" + name + "\":2}"), {"\\x1b[31mkkk", "..."});
 }
 
-} // namespace
+} // namespace strict_json_test

@@ -5,7 +5,7 @@
 
 #include <formats/make_files.hpp>
 
-namespace {
+namespace cosine_test {
 
 using calibration_states::observe;
 using calibration_states::random_text;
@@ -117,4 +117,4 @@ TEST(CosinePolicy, StatesThatAreNotFinite) {
   }
 }
 
-} // namespace
+} // namespace cosine_test

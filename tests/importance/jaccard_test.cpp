@@ -5,7 +5,7 @@
 
 #include <formats/make_files.hpp>
 
-namespace {
+namespace jaccard_test {
 
 using calibration_states::observe;
 using calibration_states::random_integers;
@@ -233,4 +233,4 @@ TEST(JaccardRefusals, StatesThatAreNotFinite) {
   }
 }
 
-} // namespace
+} // namespace jaccard_test

@@ -5,7 +5,7 @@
 
 #include <limits>
 
-namespace {
+namespace joint_test {
 
 using lsaq::Importance;
 using lsaq::importance_of_windows;
@@ -52,4 +52,4 @@ TEST(JointImportance, PartsThatDoNotFitAreRefused) {
   }
 }
 
-} // namespace
+} // namespace joint_test

@@ -3,7 +3,7 @@
 
 #include <gmock/gmock.h>
 
-namespace {
+namespace layer_importance_test {
 
 using lsaq::Importance;
 using testing::DoubleEq;
@@ -55,4 +55,4 @@ TEST(ImportanceOfWindows, OneWindowHasNoSpread) {
   EXPECT_THAT(found.order(), ElementsAre(1, 0));
 }
 
-} // namespace
+} // namespace layer_importance_test

@@ -5,7 +5,7 @@
 
 #include <formats/make_files.hpp>
 
-namespace {
+namespace measured_error_test {
 
 using lsaq::Importance;
 using lsaq::ImportanceMetric;
@@ -95,4 +95,4 @@ TEST(MeasuredErrorRefusals, WhatTheFunctionThrowsIsPassedOn) {
   EXPECT_EQ(metric.importance().windows, 1u);
 }
 
-} // namespace
+} // namespace measured_error_test

@@ -7,7 +7,7 @@
 
 #include <limits>
 
-namespace {
+namespace metric_errors_test {
 
 using calibration_states::observe;
 using calibration_states::random_text;
@@ -247,4 +247,4 @@ TEST(MetricFaults, WindowScoresThatDoNotFit) {
   }
 }
 
-} // namespace
+} // namespace metric_errors_test

@@ -5,7 +5,7 @@
 
 #include <formats/make_files.hpp>
 
-namespace {
+namespace metric_test {
 
 using calibration_states::observe;
 using calibration_states::random_integers;
@@ -256,4 +256,4 @@ TEST(OwnPolicy, MeasuresLayers) {
   EXPECT_THAT(metric.importance().order(), ElementsAre(2, 1, 0));
 }
 
-} // namespace
+} // namespace metric_test

@@ -1,12 +1,14 @@
 // Confidence in an order of layers: exact rank statistics, and reported numbers against what independently drawn windows really show.
 #include <lsaq/importance/order_confidence.hpp>
 
+#include "core/refusal.hpp"
+
 #include <gmock/gmock.h>
 
 #include <functional>
 #include <limits>
 
-namespace {
+namespace order_confidence_test {
 
 using lsaq::least_important;
 using lsaq::order_confidence;
@@ -15,6 +17,7 @@ using lsaq::overlap;
 using lsaq::ranks;
 using lsaq::spearman;
 using lsaq::StableOrder;
+using test_support::refusal;
 using testing::DoubleNear;
 using testing::Each;
 using testing::ElementsAre;
@@ -26,15 +29,6 @@ using Scores = std::vector<double>;
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-
-template <class F> std::string refusal(F&& f) {
-  try {
-    f();
-  } catch (const lsaq::InvalidArgument& error) {
-    return error.what();
-  }
-  return "not refused";
-}
 
 TEST(Ranks, EqualScoresShareTheirMean) {
   EXPECT_THAT(ranks(Scores{0.3, 0.1, 0.2}), ElementsAre(3, 1, 2));
@@ -459,4 +453,4 @@ TEST(StableOrder, RefusesWhatMakesNoSense) {
   EXPECT_TRUE(order.confidence());
 }
 
-} // namespace
+} // namespace order_confidence_test

@@ -5,7 +5,7 @@
 
 #include <formats/make_files.hpp>
 
-namespace {
+namespace sweep_test {
 
 using calibration_states::CountingDevice;
 using calibration_states::observe;
@@ -230,4 +230,4 @@ TEST(SweepFaults, AddedToADetectorItDoesNotFit) {
   EXPECT_NO_THROW(metric.add(sweep));
 }
 
-} // namespace
+} // namespace sweep_test

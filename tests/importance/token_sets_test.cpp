@@ -15,7 +15,7 @@
 #include <limits>
 #include <random>
 
-namespace {
+namespace token_sets_test {
 
 using lsaq::MatrixView;
 using lsaq::ScoredToken;
@@ -466,4 +466,4 @@ TEST(JaccardIndex, EmptySets) {
   EXPECT_EQ(lsaq::jaccard({}, set({1, 2})), 0.0);
 }
 
-} // namespace
+} // namespace token_sets_test

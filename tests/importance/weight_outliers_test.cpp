@@ -7,7 +7,7 @@
 
 #include <random>
 
-namespace {
+namespace weight_outliers_test {
 
 using lsaq::Importance;
 using lsaq::ImportanceMetric;
@@ -160,4 +160,4 @@ TEST(WeightOutliersMetric, OfManyRandomWeights) {
   }
 }
 
-} // namespace
+} // namespace weight_outliers_test

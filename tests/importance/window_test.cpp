@@ -8,7 +8,7 @@
 
 #include <thread>
 
-namespace {
+namespace window_test {
 
 using calibration_states::CountingDevice;
 using calibration_states::observe;
@@ -390,4 +390,4 @@ TEST(Projection, EveryBoundaryOnceAllOfThemTogether) {
   EXPECT_EQ(metric.importance().windows, 3u);
 }
 
-} // namespace
+} // namespace window_test

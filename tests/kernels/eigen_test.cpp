@@ -2,7 +2,7 @@
 
 #include "kernels/kernel_contract.hpp"
 
-namespace {
+namespace eigen_test {
 
 LSAQ_KERNEL_CONTRACT(EigenPath, lsaq::Isa::eigen)
 
@@ -17,4 +17,4 @@ TEST(EigenPath, SharesTheElementwiseFunctionsOfTheOracle) {
   EXPECT_EQ(lsaq::eigen::kernels.above, &lsaq::scalar::above);
 }
 
-} // namespace
+} // namespace eigen_test

@@ -4,7 +4,7 @@
 
 #include <lsaq/thread_pool.hpp>
 
-namespace {
+namespace panel_matmul_test {
 
 using namespace kernel_cases;
 
@@ -268,4 +268,4 @@ TEST_P(PanelMatmul, MultipliesPanelsOfTheCallers) {
         }
 }
 
-} // namespace
+} // namespace panel_matmul_test

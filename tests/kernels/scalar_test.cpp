@@ -2,7 +2,7 @@
 
 #include "kernels/quantization_contract.hpp"
 
-namespace {
+namespace scalar_test {
 
 LSAQ_KERNEL_CONTRACT(Scalar, lsaq::Isa::scalar)
 LSAQ_QUANTIZATION_CONTRACT(Scalar, lsaq::Isa::scalar)
@@ -38,4 +38,4 @@ TEST(Scalar, CodesAreOffsetByHalfTheirRange) {
   EXPECT_EQ(lsaq::scalar::weight_at(four, {.element = lsaq::ElementType::f32, .bits = 4}, 1), 7.0f);
 }
 
-} // namespace
+} // namespace scalar_test

@@ -9,7 +9,7 @@
 #include <set>
 #include <sstream>
 
-namespace {
+namespace select_test {
 
 using lsaq::Isa;
 using testing::HasSubstr;
@@ -112,4 +112,4 @@ TEST(SelectKernels, CutsLongNonsense) {
   EXPECT_THAT(message, HasSubstr("xxxxxxxx names"));
 }
 
-} // namespace
+} // namespace select_test

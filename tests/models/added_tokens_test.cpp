@@ -5,7 +5,7 @@
 
 #include <string_view>
 
-namespace {
+namespace added_tokens_test {
 
 using lsaq::AddedTokenFinder;
 
@@ -57,4 +57,4 @@ TEST(AddedTokenFinder, NothingToFind) {
   EXPECT_FALSE(AddedTokenFinder().find("abc", 0, true).has_value());
 }
 
-} // namespace
+} // namespace added_tokens_test

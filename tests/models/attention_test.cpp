@@ -11,7 +11,7 @@
 #include <random>
 #include <vector>
 
-namespace {
+namespace attention_test {
 
 using lsaq::ElementType;
 using lsaq::llama::Config;
@@ -135,4 +135,4 @@ TEST(Attention, SeesNothingOfTheFuture) {
   EXPECT_FALSE(std::equal(before.begin() + own, before.end(), after.begin() + own));
 }
 
-} // namespace
+} // namespace attention_test

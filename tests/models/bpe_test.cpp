@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-namespace {
+namespace bpe_test {
 
 using lsaq::BpeModel;
 using lsaq::BpeVocabulary;
@@ -150,4 +150,4 @@ TEST(Bpe, RefusesMergesOfWhatIsNoToken) {
   }
 }
 
-} // namespace
+} // namespace bpe_test

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace chat_template_test {
 
 using lsaq::apply_chat_template;
 using lsaq::ChatFormat;
@@ -100,4 +100,4 @@ TEST(ChatTemplate, RefusesWithASentence) {
   EXPECT_THAT(refusal_of(plain_chatml, {}), testing::HasSubstr("at least one message"));
 }
 
-} // namespace
+} // namespace chat_template_test

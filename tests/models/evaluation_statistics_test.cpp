@@ -4,7 +4,7 @@
 
 #include <random>
 
-namespace {
+namespace evaluation_statistics_test {
 
 namespace llama = lsaq::llama;
 using Scores = std::vector<llama::WindowScore>;
@@ -79,4 +79,4 @@ TEST(EvaluationStatistics, ErrorIsTheSpreadOfRepeatedMeasurements) {
   EXPECT_NEAR(errors / std::sqrt(squares - mean * mean), 1, 0.06);
 }
 
-} // namespace
+} // namespace evaluation_statistics_test

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace evaluation_test {
 
 using lsaq::ElementType;
 using lsaq::TokenId;
@@ -254,4 +254,4 @@ TEST(Evaluation, LaterTokensOnlyAreScored) {
   EXPECT_EQ(from(5000).tokens, 0u);
 }
 
-} // namespace
+} // namespace evaluation_test

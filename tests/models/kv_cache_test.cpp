@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-namespace {
+namespace kv_cache_test {
 
 using lsaq::ElementType;
 using lsaq::llama::Config;
@@ -49,4 +49,4 @@ TEST(KvCache, GivesEveryHeadRowsOfItsOwn) {
   }
 }
 
-} // namespace
+} // namespace kv_cache_test

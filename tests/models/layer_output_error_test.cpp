@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace layer_output_error_test {
 
 using small_llama::Device;
 using small_llama::Doubles;
@@ -101,4 +101,4 @@ TEST(LayerOutputError, RefusesWhatItCannotMeasure) {
   EXPECT_THROW(call({{1, 2}}, 9), lsaq::InvalidArgument);
 }
 
-} // namespace
+} // namespace layer_output_error_test

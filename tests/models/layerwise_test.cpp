@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace layerwise_test {
 
 using lsaq::ElementType;
 using lsaq::InvalidArgument;
@@ -206,4 +206,4 @@ TEST(Layerwise, RefusesTokensItCannotUse) {
   EXPECT_THROW(run(opened, {{}}), InvalidArgument);
 }
 
-} // namespace
+} // namespace layerwise_test

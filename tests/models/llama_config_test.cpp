@@ -6,7 +6,7 @@
 #include <limits>
 #include <numbers>
 
-namespace {
+namespace llama_config_test {
 
 using lsaq::BadInput;
 using lsaq::Bytes;
@@ -483,4 +483,4 @@ TEST(LlamaConfig, KnowsShapesByName) {
   EXPECT_FALSE(lsaq::llama::known_config(""));
 }
 
-} // namespace
+} // namespace llama_config_test

@@ -4,7 +4,7 @@
 
 #include <set>
 
-namespace {
+namespace llama_layer_test {
 
 using lsaq::ElementType;
 using lsaq::TokenId;
@@ -150,4 +150,4 @@ TEST(LlamaLayer, RunsALayer) {
   EXPECT_LT(distance(w.x, small_llama::joined(small_llama::plain_decoder(model, false).run(tokens)[1])), 1e-5);
 }
 
-} // namespace
+} // namespace llama_layer_test

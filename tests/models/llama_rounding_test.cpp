@@ -7,7 +7,7 @@
 
 #include <gmock/gmock.h>
 
-namespace {
+namespace llama_rounding_test {
 
 using lsaq::ElementType;
 using lsaq::MatrixView;
@@ -370,4 +370,4 @@ TEST_F(QuantizedFile, RefusesWhatIsNotItsPlan) {
       {"layers.2.self_attn.q_proj.weight_scale", "scale 1 is inf"});
 }
 
-} // namespace
+} // namespace llama_rounding_test

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace llama_test {
 
 using lsaq::ElementType;
 using lsaq::InvalidArgument;
@@ -252,4 +252,4 @@ TEST(Decoder, TakesTheMemoryItPredicts) {
   }
 }
 
-} // namespace
+} // namespace llama_test

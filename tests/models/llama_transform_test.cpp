@@ -3,7 +3,7 @@
 
 #include <gmock/gmock.h>
 
-namespace {
+namespace llama_transform_test {
 
 using lsaq::ElementType;
 using lsaq::TokenId;
@@ -130,4 +130,4 @@ TEST(LlamaTransform, RefusesScalingThatDoesNotFit) {
   refuses(3, {}, "layer 3");
 }
 
-} // namespace
+} // namespace llama_transform_test

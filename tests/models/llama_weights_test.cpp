@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace llama_weights_test {
 
 using lsaq::BadInput;
 using lsaq::Bytes;
@@ -215,4 +215,4 @@ TEST(LlamaWeights, RefuseTensorsThatAreNotNumbers) {
                   {"model.safetensors", "model.layers.0.self_attn.v_proj.weight", "I32"});
 }
 
-} // namespace
+} // namespace llama_weights_test

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace normalizer_test {
 
 using lsaq::normalize;
 using lsaq::normalized_nfc;
@@ -48,4 +48,4 @@ TEST(Normalizer, PrefixesThatDepend) {
   EXPECT_EQ(normalize("x", at_start, false), "x");
 }
 
-} // namespace
+} // namespace normalizer_test

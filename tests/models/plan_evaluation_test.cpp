@@ -6,7 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace {
+namespace plan_evaluation_test {
 
 using lsaq::InvalidArgument;
 using lsaq::Plan;
@@ -234,4 +234,4 @@ TEST(SharedPrefixes, SingleLayersShareHalf) {
   EXPECT_EQ(shared.streams, layers + 1);
 }
 
-} // namespace
+} // namespace plan_evaluation_test

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-namespace {
+namespace pre_tokenizer_test {
 
 using lsaq::SplitRule;
 using Words = std::vector<std::string_view>;
@@ -224,4 +224,4 @@ TEST(PreTokenizer, ClassesAreUnicode) {
   EXPECT_EQ(lsaq::class_of('\n'), CharacterClass::line_break);
 }
 
-} // namespace
+} // namespace pre_tokenizer_test

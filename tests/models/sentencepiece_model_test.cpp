@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-namespace {
+namespace sentencepiece_model_test {
 
 using lsaq::SentencePieceModel;
 using lsaq::SentencePieceVocabulary;
@@ -104,4 +104,4 @@ TEST(SentencePieceModel, RefusesOtherBytes) {
     make_files::expect_mentions(make_files::message_of<lsaq::BadInput>([&] { SentencePieceModel::load(bytes, "bad.model"); }), {"bad.model"});
 }
 
-} // namespace
+} // namespace sentencepiece_model_test

@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-namespace {
+namespace tokenizer_gguf_test {
 
 using lsaq::TokenId;
 using lsaq::Tokenizer;
@@ -168,4 +168,4 @@ TEST(TokenizerGguf, RefusesWhatItCannotRead) {
   expect_mentions(refusal(sentencepiece(), [](Content& c) { c.bos = 4000; }), {"small.gguf", "4000"});
 }
 
-} // namespace
+} // namespace tokenizer_gguf_test

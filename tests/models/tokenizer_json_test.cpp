@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace tokenizer_json_test {
 
 using lsaq::TokenId;
 using lsaq::Tokenizer;
@@ -250,4 +250,4 @@ TEST(TokenizerFolder, RefusesAFolderWithoutOne) {
   expect_mentions(message_of<lsaq::BadInput>([&] { Tokenizer::from_folder(folder.path()); }), {"tokenizer.json", "not valid JSON"});
 }
 
-} // namespace
+} // namespace tokenizer_json_test

@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-namespace {
+namespace tokenizer_test {
 
 using lsaq::SplitRule;
 using lsaq::TokenId;
@@ -201,4 +201,4 @@ TEST(Tokenizer, SeveralThreadsShareOne) {
   EXPECT_THAT(right, testing::Each(50));
 }
 
-} // namespace
+} // namespace tokenizer_test

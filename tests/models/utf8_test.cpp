@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-namespace {
+namespace utf8_test {
 
 TEST(Utf8, AppendsEveryLength) {
   std::string out;
@@ -59,4 +59,4 @@ TEST(Utf8Stream, FinishGivesUpOnWhatIsLeft) {
   EXPECT_EQ(stream.push("b"), "b");
 }
 
-} // namespace
+} // namespace utf8_test

@@ -5,7 +5,7 @@
 
 #include <formats/make_files.hpp>
 
-namespace {
+namespace memory_model_test {
 
 using lsaq::Bytes;
 using lsaq::effective_bits;
@@ -155,4 +155,4 @@ TEST(AverageBits, CountsPinnedLinearsAsTheyAre) {
   EXPECT_DOUBLE_EQ(lsaq::average_bits(shape, {.bits = {4}}), (30 * 4 + 10 * 16) / 40.0);
 }
 
-} // namespace
+} // namespace memory_model_test

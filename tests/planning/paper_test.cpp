@@ -8,7 +8,7 @@
 #include <cmath>
 #include <set>
 
-namespace {
+namespace paper_test {
 
 using lsaq::Bytes;
 using lsaq::Importance;
@@ -110,4 +110,4 @@ INSTANTIATE_TEST_SUITE_P(Paper, Figure4,
                                          Bar{"Llama3_8B", shapes::llama_3_8b(), 14.96, 5.21, 15.14, 5.18}),
                          [](const auto& bar) { return std::string(bar.param.name); });
 
-} // namespace
+} // namespace paper_test

@@ -3,7 +3,7 @@
 
 #include <gmock/gmock.h>
 
-namespace {
+namespace plan_test {
 
 using lsaq::Plan;
 
@@ -36,4 +36,4 @@ TEST(PlanData, CountsLayersByWidth) {
   EXPECT_EQ(plan.layers_at(2), 0u);
 }
 
-} // namespace
+} // namespace plan_test

@@ -5,7 +5,7 @@
 
 #include <random>
 
-namespace {
+namespace planner_properties_test {
 
 using lsaq::Bytes;
 using lsaq::Importance;
@@ -162,4 +162,4 @@ TEST_P(AnyModel, IsTheHighestStepOfThePapersLadderThatFits) {
 
 INSTANTIATE_TEST_SUITE_P(Seeds, AnyModel, testing::Range(0u, 100u));
 
-} // namespace
+} // namespace planner_properties_test

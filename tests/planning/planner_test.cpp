@@ -7,7 +7,7 @@
 
 #include <limits>
 
-namespace {
+namespace planner_test {
 
 using lsaq::Bytes;
 using lsaq::Importance;
@@ -273,4 +273,4 @@ TEST(OwnStrategy, OfTheWrongLengthIsRefused) {
   expect_mentions(message_of<InvalidArgument>([] { lsaq::Planner<OneTooFew>{exactly(1)}(four, small(4)); }), {"3 layers", "a model of 4"});
 }
 
-} // namespace
+} // namespace planner_test

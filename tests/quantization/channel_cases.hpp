@@ -1,15 +1,16 @@
 // Matrices, executors and plain loops that the tests of shared channels have in common.
 #pragma once
 
+#include "core/refusal.hpp"
+
 #include <lsaq/deployment/cpu.hpp>
 #include <lsaq/quantization/dense_products.hpp>
+#include <lsaq/quantization/shared_channel_matrix.hpp>
 
 #include <gmock/gmock.h>
 
 #include <cmath>
-#include <functional>
 #include <random>
-#include <string>
 #include <vector>
 
 namespace channel_cases {
@@ -62,14 +63,10 @@ struct Backwards {
   }
 };
 
-/// The sentence that `act` is refused with.
-template <class E = lsaq::InvalidArgument> std::string refusal(const std::function<void()>& act) {
-  try {
-    act();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "not refused";
+inline Matrix restored(const lsaq::SharedChannelMatrix& matrix) {
+  Matrix out(matrix.shape().rows, matrix.shape().columns);
+  lsaq::reconstruct(matrix, out.out());
+  return out;
 }
 
 } // namespace channel_cases

@@ -8,13 +8,13 @@
 #include <limits>
 #include <set>
 
-namespace {
+namespace channel_clusters_test {
 
 using channel_cases::Device;
 using channel_cases::Matrix;
-using channel_cases::refusal;
 using lsaq::ChannelClusters;
 using lsaq::ClusterOptions;
+using test_support::refusal;
 using testing::ElementsAre;
 
 double distance(const Matrix& matrix, std::size_t row, const std::vector<double>& mean) {
@@ -175,4 +175,4 @@ TEST(ChannelClusters, RefusalsSayValueAndLimit) {
   EXPECT_EQ(with({}), "channels, row 4, column 1: the value is not finite (inf)");
 }
 
-} // namespace
+} // namespace channel_clusters_test

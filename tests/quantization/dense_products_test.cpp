@@ -4,11 +4,11 @@
 
 #include <limits>
 
-namespace {
+namespace dense_products_test {
 
 using channel_cases::Device;
 using channel_cases::Matrix;
-using channel_cases::refusal;
+using test_support::refusal;
 
 static_assert(lsaq::product_device<Device>);
 static_assert(!lsaq::product_device<int>);
@@ -30,7 +30,7 @@ TEST(MultiplyTransposed, IsTheProductOfRows) {
 TEST(FiniteFloats, NamesTheFirstOtherOne) {
   Matrix matrix(3, 4);
   EXPECT_FALSE(lsaq::find_not_finite(matrix.view()));
-  EXPECT_EQ(refusal([&] { lsaq::require_finite_floats(matrix.view(), "channels"); }), "not refused");
+  EXPECT_EQ(refusal([&] { lsaq::require_finite_floats(matrix.view(), "channels"); }), "accepted");
   matrix.at(1, 2) = std::numeric_limits<float>::infinity();
   matrix.at(2, 0) = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(refusal([&] { lsaq::require_finite_floats(matrix.view(), "channels"); }), "channels, row 1, column 2: the value is not finite (inf)");
@@ -38,4 +38,4 @@ TEST(FiniteFloats, NamesTheFirstOtherOne) {
   EXPECT_EQ(refusal([&] { lsaq::require_finite_floats({&half, 1, 1}, "channels"); }), "channels is of type F16: FP32 is possible");
 }
 
-} // namespace
+} // namespace dense_products_test

@@ -4,7 +4,7 @@
 
 #include <cfenv>
 
-namespace {
+namespace float_environment_test {
 
 // Through volatile, so that the operations happen at run time and in place.
 float sum_of(float a, float b) {
@@ -85,4 +85,4 @@ TEST(DefaultFloatEnvironment, MasksExceptions) {
 }
 #endif
 
-} // namespace
+} // namespace float_environment_test

@@ -2,11 +2,11 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace granularity_test {
 
 static_assert(lsaq::granularity_policy<lsaq::PerChannel>);
 static_assert(!lsaq::granularity_policy<int>);
 
 TEST(Granularity, HasTheNameTheCommandTakes) { EXPECT_EQ(lsaq::PerChannel::name, "channel"); }
 
-} // namespace
+} // namespace granularity_test

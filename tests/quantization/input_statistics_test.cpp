@@ -2,17 +2,20 @@
 #include <lsaq/deployment/cpu.hpp>
 #include <lsaq/quantization/input_statistics.hpp>
 
+#include "core/refusal.hpp"
+
 #include <lsaq/thread_pool.hpp>
 
 #include <gmock/gmock.h>
 
 #include <random>
 
-namespace {
+namespace input_statistics_test {
 
 using Device = lsaq::Backend<lsaq::Cpu>;
 using lsaq::InputStatistics;
 using lsaq::MatrixView;
+using test_support::refusal;
 
 std::vector<float> inputs_of(std::size_t rows, std::size_t channels, unsigned seed) {
   std::mt19937 random(seed);
@@ -112,14 +115,6 @@ TEST(InputStatistics, HeldBackInputsAreNotAdded) {
 TEST(InputStatistics, RefuseWhatDoesNotFit) {
   const std::vector<float> x(12);
   InputStatistics statistics(6);
-  const auto refusal = [](auto&& call) -> std::string {
-    try {
-      call();
-    } catch (const lsaq::InvalidArgument& error) {
-      return error.what();
-    }
-    return "accepted";
-  };
   EXPECT_THAT(refusal([&] { statistics.add(Device(), MatrixView(x.data(), 3, 4)); }), testing::HasSubstr("4 channels"));
   EXPECT_THAT(refusal([&] { statistics.hold_back(MatrixView(x.data(), 4, 3)); }), testing::HasSubstr("3 channels"));
   EXPECT_THAT(refusal([&] { statistics.multiply(std::vector<float>(5)); }), testing::HasSubstr("5 factors"));
@@ -142,4 +137,4 @@ TEST(OutputError, IsTheMeanSquareOfProducts) {
   EXPECT_EQ(lsaq::output_error(Device(), MatrixView(x.data(), 0, channels), MatrixView(w.data(), outputs, channels)), 0);
 }
 
-} // namespace
+} // namespace input_statistics_test

@@ -6,14 +6,14 @@
 
 #include <Eigen/SVD>
 
-namespace {
+namespace low_rank_test {
 
 using channel_cases::Device;
 using channel_cases::Matrix;
-using channel_cases::refusal;
 using lsaq::LowRankMatrix;
 using lsaq::LowRankOptions;
 using lsaq::SvdMethod;
+using test_support::refusal;
 
 Eigen::MatrixXd eigen(const Matrix& matrix) {
   Eigen::MatrixXd out(static_cast<Eigen::Index>(matrix.rows), static_cast<Eigen::Index>(matrix.columns));
@@ -140,4 +140,4 @@ TEST(TruncatedSvd, RefusalsSayValueAndLimit) {
               testing::StartsWith("matrix, row 2, column 1: the value is not finite ("));
 }
 
-} // namespace
+} // namespace low_rank_test

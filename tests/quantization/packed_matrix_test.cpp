@@ -6,7 +6,7 @@
 
 #include <array>
 
-namespace {
+namespace packed_matrix_test {
 
 using lsaq::AlignedBytes;
 using lsaq::PackedMatrix;
@@ -143,4 +143,4 @@ TEST(LoadScale, WidensEveryType) {
   EXPECT_EQ(lsaq::load_scale(bytes, ScaleType::f32, 1), 2.5f);
 }
 
-} // namespace
+} // namespace packed_matrix_test

@@ -3,7 +3,7 @@
 
 #include "quantization/oracle.hpp"
 
-namespace {
+namespace quantizer_fast_math_test {
 
 #ifndef __FAST_MATH__
 #error "this program is to be compiled with -ffast-math"
@@ -42,4 +42,4 @@ TEST(QuantizerWithFastMath, StillRefusesWhatIsNotFinite) {
   EXPECT_THROW((lsaq::Quantizer<lsaq::PerChannel, 8>{}(lsaq::MatrixView(large.data(), 2, 20))), lsaq::InvalidArgument);
 }
 
-} // namespace
+} // namespace quantizer_fast_math_test

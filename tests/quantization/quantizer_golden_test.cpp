@@ -9,7 +9,7 @@
 #include <iterator>
 #include <string>
 
-namespace {
+namespace quantizer_golden_test {
 
 using lsaq::MatrixView;
 using lsaq::PerChannel;
@@ -145,4 +145,4 @@ TEST(QuantizerGolden, ReferenceArrays) {
   EXPECT_GT(tensors, 0u) << "no *.fp16.npy in " << folder;
 }
 
-} // namespace
+} // namespace quantizer_golden_test

@@ -1,13 +1,14 @@
 // Zeros, tiny, huge and broken weights where groups of columns or the whole matrix share a scale; and every 16-bit number there is.
 #include <lsaq/quantization/quantizer.hpp>
 
+#include "core/refusal.hpp"
 #include "quantization/oracle.hpp"
 
 #include <gmock/gmock.h>
 
 #include <limits>
 
-namespace {
+namespace quantizer_granularity_cases_test {
 
 using lsaq::CodeRange;
 using lsaq::Grouping;
@@ -20,6 +21,7 @@ using oracle::codes_of;
 using oracle::every_range;
 using oracle::every_scale;
 using oracle::scale_of;
+using test_support::refusal;
 using testing::AllOf;
 using testing::Each;
 using testing::HasSubstr;
@@ -27,15 +29,6 @@ using testing::HasSubstr;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float smallest = std::numeric_limits<float>::denorm_min();
 constexpr Grouping by_32{.columns = 32}, tensor{.columns = 0, .whole_matrix = true};
-
-template <class F> std::string refusal(F&& call) {
-  try {
-    call();
-  } catch (const lsaq::InvalidArgument& error) {
-    return error.what();
-  }
-  return "accepted";
-}
 
 /// Three groups of 32, 32 and 6 columns in two rows; `fill` gives the weight of (row, group, column of the group).
 template <class Fill> std::vector<float> three_groups(Fill&& fill) {
@@ -239,4 +232,4 @@ TEST(QuantizerExhaustive, EveryF16Number) {
 
 TEST(QuantizerExhaustive, EveryBf16Number) { expect_every_number<lsaq::bf16>(float_oracle::bfloat16, {0x7f70u, 0x46ffu, 0x3f80u, 0x3b55u, 0x0081u, 0x007fu}); }
 
-} // namespace
+} // namespace quantizer_granularity_cases_test

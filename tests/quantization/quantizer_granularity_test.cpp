@@ -9,7 +9,7 @@
 
 #include <limits>
 
-namespace {
+namespace quantizer_granularity_test {
 
 using lsaq::CodeRange;
 using lsaq::Grouping;
@@ -223,4 +223,4 @@ TEST(QuantizerFullRange, ClipsNothingAndItsScaleIsTheSmallestThatDoesNot) {
     }
 }
 
-} // namespace
+} // namespace quantizer_granularity_test

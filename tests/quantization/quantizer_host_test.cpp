@@ -13,7 +13,7 @@
 #include <pmmintrin.h>
 #endif
 
-namespace {
+namespace quantizer_host_test {
 
 using lsaq::MatrixView;
 using lsaq::PerChannel;
@@ -174,4 +174,4 @@ TEST_F(QuantizerInAnyHost, HalvesAtOddAddresses) {
   EXPECT_EQ(oracle::bytes_of(lsaq::quantize<PerChannel>(view, 8)), oracle::packed(values, 5, 33, 8, ScaleType::f16));
 }
 
-} // namespace
+} // namespace quantizer_host_test

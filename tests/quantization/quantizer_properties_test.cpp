@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <numeric>
 
-namespace {
+namespace quantizer_properties_test {
 
 using lsaq::MatrixView;
 using lsaq::PackedMatrix;
@@ -149,4 +149,4 @@ TEST_P(QuantizerProperties, ARowAloneGetsTheBytesItHasInTheMatrix) {
   }
 }
 
-} // namespace
+} // namespace quantizer_properties_test

@@ -7,7 +7,7 @@
 
 #include <limits>
 
-namespace {
+namespace quantizer_rule_test {
 
 using lsaq::MatrixView;
 using lsaq::PackedMatrix;
@@ -271,4 +271,4 @@ TEST(QuantizerRule, HalfSourcesGiveTheBytesOfTheirValues) {
   }
 }
 
-} // namespace
+} // namespace quantizer_rule_test

@@ -1,6 +1,7 @@
 // The quantizer's interface: its spellings, refusals, streaming and dequantization. The numbers are in quantizer_rule_test.cpp.
 #include <lsaq/quantization/quantizer.hpp>
 
+#include "core/refusal.hpp"
 #include "quantization/oracle.hpp"
 
 #include <lsaq/thread_pool.hpp>
@@ -10,7 +11,7 @@
 #include <limits>
 #include <memory>
 
-namespace {
+namespace quantizer_test {
 
 using lsaq::MatrixShape;
 using lsaq::MatrixView;
@@ -19,20 +20,12 @@ using lsaq::PerChannel;
 using lsaq::QuantizationFault;
 using lsaq::Quantizer;
 using lsaq::ScaleType;
+using test_support::refusal;
 using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 const float nan_value = std::nanf("");
-
-template <class F> std::string refusal(F&& call) {
-  try {
-    call();
-  } catch (const lsaq::InvalidArgument& error) {
-    return error.what();
-  }
-  return "accepted";
-}
 
 template <unsigned Bits> void expect_run_time_twin(MatrixView view) {
   static_assert(Quantizer<PerChannel, Bits>::bits == Bits);
@@ -268,4 +261,4 @@ TEST(Dequantize, RefusesAnotherShape) {
   EXPECT_THROW(lsaq::dequantize(packed.view(), {out, 2, 2}), lsaq::InvalidArgument);
 }
 
-} // namespace
+} // namespace quantizer_test

@@ -7,7 +7,7 @@
 
 #include <string>
 
-namespace {
+namespace rotation_test {
 
 using lsaq::MutableMatrixView;
 using lsaq::Rotation;
@@ -116,4 +116,4 @@ TEST(Rotation, TurnsInputsAndOutputsOfLinears) {
   EXPECT_THROW(rotate_outputs(Rotation(7, 1), {same.data(), rows, columns}), lsaq::InvalidArgument);
 }
 
-} // namespace
+} // namespace rotation_test

@@ -2,6 +2,8 @@
 #include <lsaq/deployment/cpu.hpp>
 #include <lsaq/quantization/rounding.hpp>
 
+#include "core/refusal.hpp"
+
 #include <lsaq/thread_pool.hpp>
 
 #include <Eigen/LU>
@@ -9,7 +11,7 @@
 
 #include <random>
 
-namespace {
+namespace rounding_test {
 
 using Device = lsaq::Backend<lsaq::Cpu>;
 using lsaq::CodeRange;
@@ -20,6 +22,7 @@ using lsaq::MatrixView;
 using lsaq::PackedFormat;
 using lsaq::PackedMatrix;
 using lsaq::Rounding;
+using test_support::refusal;
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 /// Inputs whose channels are correlated and of very different size, as activations are.
@@ -80,15 +83,6 @@ struct Case {
 };
 
 std::vector<std::byte> bytes_of(const PackedMatrix& packed) { return {packed.view().data, packed.view().data + packed.bytes()}; }
-
-std::string refusal(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const lsaq::InvalidArgument& error) {
-    return error.what();
-  }
-  return "accepted";
-}
 
 TEST(Cholesky, IsThatOfEigenForAnySizeAndAnyThreads) {
   lsaq::ThreadPool pool(3);
@@ -326,4 +320,4 @@ TEST(RoundGuarded, NeverLosesToNearest) {
   EXPECT_EQ(trusting.rounding, Rounding::gptq) << "nothing to judge by";
 }
 
-} // namespace
+} // namespace rounding_test

@@ -7,23 +7,18 @@
 #include <lsaq/quantization/shared_channels.hpp>
 #include <lsaq/thread_pool.hpp>
 
-namespace {
+namespace shared_channel_matrix_test {
 
 using channel_cases::Device;
 using channel_cases::Matrix;
-using channel_cases::refusal;
+using channel_cases::restored;
 using lsaq::ChannelAxis;
 using lsaq::MatrixShape;
 using lsaq::MatrixView;
 using lsaq::SharedChannelFormat;
 using lsaq::SharedChannelMatrix;
 using lsaq::Status;
-
-Matrix restored(const SharedChannelMatrix& matrix) {
-  Matrix out(matrix.shape().rows, matrix.shape().columns);
-  lsaq::reconstruct(matrix, out.out());
-  return out;
-}
+using test_support::refusal;
 
 std::vector<SharedChannelFormat> formats() {
   std::vector<SharedChannelFormat> all;
@@ -141,4 +136,4 @@ TEST(SharedChannelProducts, SayWhatIsWrong) {
   EXPECT_EQ(refusal([&] { lsaq::reconstruct(shared, {y.values.data(), 3, 20}); }), "can't reconstruct a 20 x 12 matrix into 3 x 20");
 }
 
-} // namespace
+} // namespace shared_channel_matrix_test

@@ -6,24 +6,19 @@
 
 #include <limits>
 
-namespace {
+namespace shared_channels_test {
 
 using channel_cases::Device;
 using channel_cases::Matrix;
-using channel_cases::refusal;
+using channel_cases::restored;
 using lsaq::ChannelAxis;
 using lsaq::MatrixView;
 using lsaq::SharedChannelChoice;
 using lsaq::SharedChannelFormat;
 using lsaq::SharedChannelMatrix;
 using lsaq::SharedChannelOptions;
+using test_support::refusal;
 using testing::HasSubstr;
-
-Matrix restored(const SharedChannelMatrix& matrix) {
-  Matrix out(matrix.shape().rows, matrix.shape().columns);
-  lsaq::reconstruct(matrix, out.out());
-  return out;
-}
 
 /// Every byte of a matrix of shared channels.
 std::vector<std::byte> bytes_of(const SharedChannelMatrix& matrix) {
@@ -220,7 +215,7 @@ TEST(SharedChannels, RefusalsSayValueAndLimit) {
   EXPECT_EQ(with({.second_moments = moments}), "the second moments of all 4 input channels are zero");
   matrix.at(3, 2) = 70000;
   EXPECT_EQ(with({}), "row 3, column 2: the weight 70000.000000 is beyond 65504.000000, the largest that representatives can store");
-  EXPECT_EQ(with({.format = {.representative_bits = 8}}), "not refused");
+  EXPECT_EQ(with({.format = {.representative_bits = 8}}), "accepted");
   matrix.at(3, 2) = std::numeric_limits<float>::infinity();
   EXPECT_EQ(with({}), "row 3, column 2: the weight is not finite (inf); repair the checkpoint or leave this matrix as it is");
   EXPECT_EQ(refusal([] { lsaq::share_channels(MatrixView(static_cast<const float*>(nullptr), 0, 4), {}, Device()); }),
@@ -246,4 +241,4 @@ TEST(ShareChannelsWithin, RefusalsSayValueAndLimit) {
             "a 6 x 39 matrix was given to compare with one of 6 x 40");
 }
 
-} // namespace
+} // namespace shared_channels_test

@@ -5,7 +5,7 @@
 
 #include <limits>
 
-namespace {
+namespace report_test {
 
 using lsaq::format_bytes;
 using lsaq::format_ranges;
@@ -249,4 +249,4 @@ TEST(PlanTable, ShowsEveryWidthAndEveryLayer) {
   for (unsigned l = 0; l < 300; ++l) EXPECT_THAT(table, testing::ContainsRegex("[ \n]" + std::to_string(l) + "[,\n]"));
 }
 
-} // namespace
+} // namespace report_test

@@ -5,7 +5,7 @@
 
 #include <clocale>
 
-namespace {
+namespace byte_size_test {
 
 using lsaq::Bytes;
 using lsaq::parse_bytes;
@@ -102,4 +102,4 @@ TEST(ParseBytes, DoesNotFollowTheLocale) {
   std::setlocale(LC_ALL, before.c_str());
 }
 
-} // namespace
+} // namespace byte_size_test

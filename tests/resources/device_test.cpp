@@ -7,7 +7,7 @@
 
 #include <formats/make_files.hpp>
 
-namespace {
+namespace device_test {
 
 using lsaq::choose_device;
 using lsaq::Device;
@@ -132,4 +132,4 @@ TEST_F(DeviceVariables, TheCpuBackendListsTheHost) {
   EXPECT_LE(host.free_bytes, host.total_bytes);
 }
 
-} // namespace
+} // namespace device_test

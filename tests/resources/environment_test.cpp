@@ -5,7 +5,7 @@
 
 #include <formats/make_files.hpp>
 
-namespace {
+namespace environment_test {
 
 using lsaq::memory_from_environment;
 using make_files::expect_mentions;
@@ -80,4 +80,4 @@ TEST_F(MemoryVariable, ContentsOfAFileAreShownWithoutControlCharacters) {
   expect_mentions(refusal(), {"is not an amount of memory"});
 }
 
-} // namespace
+} // namespace environment_test

@@ -3,7 +3,7 @@
 
 #include <formats/make_files.hpp>
 
-namespace {
+namespace host_memory_test {
 
 using lsaq::Bytes;
 using lsaq::host_memory;
@@ -195,4 +195,4 @@ TEST(HostMemoryHere, OfThisMachine) {
   EXPECT_FALSE(memory.limited_by.empty());
 }
 
-} // namespace
+} // namespace host_memory_test

@@ -63,25 +63,27 @@ public:
 
   /// Runs the next layer with weights of the caller's, rounded ones for example.
   template <class OnWindow, class OnInput> void run_layer_with(const LayerWeights& weights, OnWindow&& on_window, OnInput&& on_input) {
-    for (std::size_t w = 0, first = 0; w < windows_.size(); first += windows_[w++].size()) {
-      on_window(w);
-      run(weights, std::span(streams_).subspan(first * config_.hidden, windows_[w].size() * config_.hidden), on_input);
-    }
+    for_each_window(on_window, [&](std::span<float> stream) { run(weights, stream, on_input); });
     ++boundary_;
   }
 
   /// Shows the inputs of the next layer's linears, with weights of the caller's, and stays where it is.
   template <class OnWindow, class OnInput> void look_at_layer(const LayerWeights& weights, OnWindow&& on_window, OnInput&& on_input) {
     std::vector<float> copy;
-    for (std::size_t w = 0, first = 0; w < windows_.size(); first += windows_[w++].size()) {
-      on_window(w);
-      const auto stream = std::span(streams_).subspan(first * config_.hidden, windows_[w].size() * config_.hidden);
+    for_each_window(on_window, [&](std::span<const float> stream) {
       copy.assign(stream.begin(), stream.end());
       run(weights, copy, on_input);
-    }
+    });
   }
 
 private:
+  template <class OnWindow, class Act> void for_each_window(OnWindow&& on_window, Act&& act) {
+    for (std::size_t w = 0, first = 0; w < windows_.size(); first += windows_[w++].size()) {
+      on_window(w);
+      act(std::span(streams_).subspan(first * config_.hidden, windows_[w].size() * config_.hidden));
+    }
+  }
+
   template <class OnInput> void run(const LayerWeights& weights, std::span<float> stream, OnInput&& on_input) {
     workspace_.x = stream;
     llama::run_layer(config_, weights, device_, *cache_, 0, 0, stream.size() / config_.hidden, workspace_, on_input);

@@ -63,19 +63,27 @@ private:
   std::vector<float> normalized_;
 };
 
+/// Statistics of a layer's inputs: run(on_window, on_input) shows it all windows, as LayerwisePass does. on_window(w) is called before each window; what it
+/// throws ends the pass. Memory: one layer's statistics. Throws what `run` throws and as InputStatistics.
+template <backend Device, class OnWindow, class Run>
+LayerStatistics collect_statistics(LayerStatisticsCollector<Device>& collector, OnWindow&& on_window, Run&& run) {
+  std::size_t window = 0;
+  collector.start_layer();
+  run(
+      [&](std::size_t w) {
+        on_window(w);
+        window = w;
+      },
+      [&](LinearInput input, MatrixView rows) { collector.add(window, input, rows); });
+  return collector.finish_layer();
+}
+
 /// Runs the next layer of a pass over all its windows and gives the statistics of its inputs. on_window(w) is called before each window; what it throws ends
 /// the pass. Memory beside the pass's: one layer's statistics. Throws as LayerwisePass and InputStatistics.
 template <backend Device, class OnWindow>
 LayerStatistics calibrate_layer(LayerwisePass<Device>& pass, LayerStatisticsCollector<Device>& collector, OnWindow&& on_window) {
-  std::size_t window = 0;
-  collector.start_layer();
-  pass.run_layer([](std::size_t, const LayerWeights&) {},
-                 [&](std::size_t w) {
-                   on_window(w);
-                   window = w;
-                 },
-                 [&](LinearInput input, MatrixView rows) { collector.add(window, input, rows); });
-  return collector.finish_layer();
+  return collect_statistics(collector, on_window,
+                            [&](auto&& begin_window, auto&& on_input) { pass.run_layer([](std::size_t, const LayerWeights&) {}, begin_window, on_input); });
 }
 
 /// The basis that statistics were collected in.

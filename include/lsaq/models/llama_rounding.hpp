@@ -150,18 +150,12 @@ public:
   /// The next layer, rounded. Runs all windows twice through it. on_window(w) is called before each window; what it throws ends the rounding. Throws as
   /// RoundingLoader::layer().
   template <class BitsOf, class OnWindow> LayerWeights next(BitsOf&& bits_of, OnWindow&& on_window) {
-    std::size_t window = 0;
-    const auto begin_window = [&](std::size_t w) {
-      on_window(w);
-      window = w;
-    };
     const std::size_t layer = pass_.boundary();
-    collector_.start_layer();
-    pass_.look_at_layer(loader_.layer(device_, layer, [](std::string_view) { return 16u; }), begin_window,
-                        [&](LinearInput input, MatrixView rows) { collector_.add(window, input, rows); });
-    statistics_ = collector_.finish_layer();
+    statistics_ = collect_statistics(collector_, on_window, [&](auto&& begin_window, auto&& on_input) {
+      pass_.look_at_layer(loader_.layer(device_, layer, [](std::string_view) { return 16u; }), begin_window, on_input);
+    });
     LayerWeights rounded = rounding_.layer(device_, layer, bits_of);
-    pass_.run_layer_with(rounded, begin_window, [](LinearInput, MatrixView) {});
+    pass_.run_layer_with(rounded, on_window, [](LinearInput, MatrixView) {});
     return rounded;
   }
 

@@ -63,16 +63,30 @@ constexpr Bytes kv_cache_bytes(std::size_t layers, std::size_t kv_heads, std::si
   return Bytes{layers} * 2 * kv_heads * head_size * context * kv_bits / 8;
 }
 
-/// Code bits averaged over the weights of all layers, scales left out: 6.75 for 22 equal layers at 8 bits and 10 at 4.
-inline double average_bits(const ModelShape& shape, const Plan& plan) {
+namespace detail {
+
+/// What bits(linear, planned bits) gives for each linear, summed and divided by the number of weights.
+template <class Bits> double bits_per_weight(const ModelShape& shape, const Plan& plan, Bits&& bits) {
   double weights = 0, sum = 0;
   for (std::size_t l = 0; l < shape.layers.size(); ++l)
     for (const LinearShape& linear : shape.layers[l].linears) {
-      const auto n = static_cast<double>(linear.weights());
-      weights += n;
-      sum += n * effective_bits(linear, plan.bits_of(l, linear.name));
+      weights += static_cast<double>(linear.weights());
+      sum += bits(linear, effective_bits(linear, plan.bits_of(l, linear.name)));
     }
   return weights == 0 ? 0 : sum / weights;
+}
+
+} // namespace detail
+
+/// Code bits averaged over the weights of all layers, scales left out: 6.75 for 22 equal layers at 8 bits and 10 at 4.
+inline double average_bits(const ModelShape& shape, const Plan& plan) {
+  return detail::bits_per_weight(shape, plan, [](const LinearShape& linear, unsigned bits) { return static_cast<double>(linear.weights()) * bits; });
+}
+
+/// Bits that a weight of the layers takes, its share of scales and of the padding of rows included.
+inline double stored_bits(const ModelShape& shape, const Plan& plan, ScaleType scale = ScaleType::f16, Grouping grouping = {}) {
+  return detail::bits_per_weight(
+      shape, plan, [&](const LinearShape& linear, unsigned bits) { return 8 * static_cast<double>(linear_bytes(linear, bits, scale, grouping)); });
 }
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -217,6 +217,14 @@ private:
     }
   }
 
+  /// A scale found by least squares as the format stores it; 0 if it is none: not above zero, or out of the format's range.
+  float stored_scale(double scale) const noexcept {
+    const auto value = static_cast<float>(scale);
+    if (!(value > 0) || !std::isfinite(value)) return 0;
+    const float stored = round_scale(value, format_.scale);
+    return std::isfinite(stored) ? stored : 0;
+  }
+
   /// The scale with the least e H e^T for the codes a row has: (w H q^T) / (q H q^T).
   void fit_row_scale(std::size_t r) noexcept {
     float& s = scales_[r];
@@ -227,10 +235,8 @@ private:
       weight_code += double{weight_row(r)[c]} * product;
       code_squared += static_cast<double>(codes_[r * n_ + c]) * product;
     }
-    const auto best = static_cast<float>(weight_code / code_squared);
-    if (!(code_squared > 0) || !(best > 0) || !std::isfinite(best)) return;
-    const float fitted = round_scale(best, format_.scale);
-    if (!(fitted > 0) || !std::isfinite(fitted)) return;
+    const float fitted = code_squared > 0 ? stored_scale(weight_code / code_squared) : 0;
+    if (fitted == 0) return;
     const float ratio = fitted / s;
     for (std::size_t c = 0; c < n_; ++c) {
       float& gradient = gradient_[r * n_ + c];
@@ -289,10 +295,8 @@ private:
       slope += static_cast<double>(codes[i]) * double{gradient[column - first + i]};
       curvature += static_cast<double>(codes[i]) * double{sum};
     }
-    const auto best = static_cast<float>(double{s} + slope / curvature);
-    if (!(curvature > 0) || !(best > 0) || !std::isfinite(best)) return;
-    const float fitted = round_scale(best, format_.scale);
-    if (!(fitted > 0) || !std::isfinite(fitted) || fitted == s) return;
+    const float fitted = curvature > 0 ? stored_scale(double{s} + slope / curvature) : 0;
+    if (fitted == 0 || fitted == s) return;
     const float step = s - fitted;
     s = fitted;
     for (std::size_t i = 0; i < columns; ++i) {

@@ -2,29 +2,21 @@
 #pragma once
 
 #include <lsaq/error.hpp>
-#include <lsaq/kernels/cpu/avx512.hpp>
-#include <lsaq/kernels/cpu/eigen.hpp>
-#include <lsaq/kernels/cpu/neon.hpp>
+#if LSAQ_EXTERN_KERNELS
+#include <lsaq/kernels/cpu/kernel_table.hpp>
+#else
+#include <lsaq/kernels/cpu/all_kernels.hpp>
+#endif
 
 #include <cstdlib>
 #include <string>
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
-/// The kernels of one path. Precondition: cpu_runs(isa).
-inline const CpuKernels& kernels_of(Isa isa) noexcept {
-  switch (isa) {
-  case Isa::scalar: return scalar::kernels;
-#if LSAQ_X86
-  case Isa::avx2: return avx2::kernels;
-  case Isa::avx512: return avx512::kernels;
+#if LSAQ_EXTERN_KERNELS
+/// The kernels of one path, compiled elsewhere (all_kernels.hpp). Precondition: cpu_runs(isa).
+const CpuKernels& kernels_of(Isa isa) noexcept;
 #endif
-#if LSAQ_ARM64
-  case Isa::neon: return neon::kernels;
-#endif
-  default: return eigen::kernels;
-  }
-}
 
 /// The kernels to use: those named by the environment variable LSAQ_ISA (scalar, eigen, avx2, avx512, neon), else the fastest this machine runs.
 /// Throws InvalidArgument if LSAQ_ISA names no path, or one this machine can't run. Reads the environment on every call: keep the result.

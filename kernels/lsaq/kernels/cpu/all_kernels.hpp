@@ -1,0 +1,32 @@
+// The kernels of every path, by name.
+//
+// They take a compiler seconds, in every file that multiplies or quantizes. A program of many files may compile them once: it defines LSAQ_EXTERN_KERNELS=1 for
+// all its files and includes this header in exactly one (in CMake: links lsaq::compiled_kernels).
+#pragma once
+
+#include <lsaq/kernels/cpu/avx512.hpp>
+#include <lsaq/kernels/cpu/eigen.hpp>
+#include <lsaq/kernels/cpu/neon.hpp>
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
+
+/// The kernels of one path. Precondition: cpu_runs(isa).
+#if !LSAQ_EXTERN_KERNELS
+inline
+#endif
+    const CpuKernels&
+    kernels_of(Isa isa) noexcept {
+  switch (isa) {
+  case Isa::scalar: return scalar::kernels;
+#if LSAQ_X86
+  case Isa::avx2: return avx2::kernels;
+  case Isa::avx512: return avx512::kernels;
+#endif
+#if LSAQ_ARM64
+  case Isa::neon: return neon::kernels;
+#endif
+  default: return eigen::kernels;
+  }
+}
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

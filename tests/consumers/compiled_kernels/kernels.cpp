@@ -1,0 +1,1 @@
+#include <lsaq/kernels/cpu/all_kernels.hpp>

@@ -1,0 +1,3 @@
+#include <lsaq/lsaq.hpp>
+
+lsaq::PackedMatrix quantized(lsaq::MatrixView weights) { return lsaq::Quantizer<lsaq::PerChannel, 8>{}(weights); }
