@@ -8,7 +8,9 @@
 #include <fmt/format.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <random>
 #include <thread>
 
@@ -35,6 +37,11 @@ template <class Act> void timed(const char* what, Act&& act) {
 } // namespace
 
 int main(int argc, char** argv) {
+  const auto is_number = [](const char* text) { return *text >= '1' && *text <= '9' && std::strspn(text, "0123456789") == std::strlen(text); };
+  if (argc > 6 || !std::all_of(argv + 1, argv + argc, is_number)) {
+    fmt::print(stderr, "usage: {} [rows, 4096] [columns, 11008] [inputs, 16384] [bits, 4] [threads, all]\n", argv[0]);
+    return 2;
+  }
   const auto number = [&](int index, std::size_t otherwise) { return argc > index ? std::stoul(argv[index]) : otherwise; };
   const std::size_t rows = number(1, 4096), columns = number(2, 11008), inputs = number(3, 16384), bits = number(4, 4);
   lsaq::ThreadPool pool(number(5, std::max(1u, std::thread::hardware_concurrency())));

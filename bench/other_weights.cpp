@@ -2,8 +2,9 @@
 // the model's, so that nothing but the layers differs. For what other programs have rounded (bench/peers/rounded_models.py), beside lsaq compare.
 //
 //   lsaq_bench_other_weights MODEL TEXT_IDS OTHER...      up to 7 of the same kind and shape as MODEL; TEXT_IDS: a JSON array of arrays of tokens
+#include "token_ids.hpp"
+
 #include <lsaq/deployment/cpu.hpp>
-#include <lsaq/formats/strict_json.hpp>
 #include <lsaq/models/evaluation_statistics.hpp>
 #include <lsaq/models/layerwise.hpp>
 #include <lsaq/models/plan_evaluation.hpp>
@@ -79,7 +80,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    const auto text = lsaq::read_json(argv[2]).get<llama::Windows>();
+    const llama::Windows text = read_token_ids(argv[2]);
     argv[2] = argv[1]; // the model, then the others
     report(text, std::span(argv + 2, static_cast<std::size_t>(argc - 2)));
   } catch (const std::exception& error) {

@@ -2,8 +2,9 @@
 // model and perplexity, as a table. All other weights stay as they are.
 //
 //   lsaq_bench_shared_channels_perplexity MODEL TEXT_IDS CALIBRATION_IDS [bits, "2,3,4"] [threads]      ids: JSON arrays of arrays of tokens, each a window
+#include "token_ids.hpp"
+
 #include <lsaq/deployment/cpu.hpp>
-#include <lsaq/formats/strict_json.hpp>
 #include <lsaq/models/evaluation_statistics.hpp>
 #include <lsaq/models/llama_rounding.hpp>
 #include <lsaq/models/plan_evaluation.hpp>
@@ -74,8 +75,6 @@ private:
   Device device_;
 };
 
-llama::Windows read_windows(const char* path) { return lsaq::read_json(path).get<llama::Windows>(); }
-
 std::vector<llama::LayerStatistics> calibrate(const llama::Config& config, const llama::WeightLoader& loader, const llama::OuterWeights& outer,
                                               const Device& device, const llama::Windows& windows) {
   llama::LayerwisePass<Device> pass(config, loader, outer, device, windows);
@@ -129,7 +128,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    report(argv[1], read_windows(argv[2]), read_windows(argv[3]), argc > 4 ? argv[4] : "2,3,4", argc > 5 ? std::stoul(argv[5]) : 1);
+    report(argv[1], read_token_ids(argv[2]), read_token_ids(argv[3]), argc > 4 ? argv[4] : "2,3,4", argc > 5 ? std::stoul(argv[5]) : 1);
   } catch (const std::exception& error) {
     fmt::print(stderr, "{}\n", error.what());
     return 1;
