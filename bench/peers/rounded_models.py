@@ -42,6 +42,12 @@ def is_linear(name):
 
 def by_ggml(options):
     library = ctypes.CDLL(options.library)
+
+    class Parameters(ctypes.Structure):
+        _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
+
+    library.ggml_init.argtypes, library.ggml_init.restype = [Parameters], ctypes.c_void_p
+    library.ggml_init(Parameters(1 << 20, None, False))  # fills the table that FP16 scales are looked up in
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
     original = load(options.model)
@@ -59,6 +65,8 @@ def by_ggml(options):
             dequantize.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
             restored = torch.empty_like(values)
             dequantize(packed.data_ptr(), restored.data_ptr(), values.numel())
+            error = ((restored - values).norm() / values.norm()).item()
+            assert error < 0.2, f"{name} as {kind} is {error} away from itself"
             weights[name] = restored
             bits, count = bits + 8 * packed.numel(), count + values.numel()
         save(weights, options.model, options.out / kind)

@@ -1,6 +1,7 @@
 // What every backend offers, and the primary template that says what to include for the one asked for.
 #pragma once
 
+#include <lsaq/deployment/activation.hpp>
 #include <lsaq/executor.hpp>
 #include <lsaq/quantization/packed_matrix.hpp>
 
@@ -22,8 +23,9 @@ namespace detail {
 template <class> inline constexpr bool never = false;
 }
 
-/// Runs matrix products on a kind of device. Specialized for Cpu in lsaq/deployment/cpu.hpp and for Cuda in lsaq/cuda.cuh.
-template <class Device> class Backend {
+/// Runs matrix products on a kind of device, packed weights by activations of a kind. Specialized for Cpu in lsaq/deployment/cpu.hpp and for Cuda in
+/// lsaq/cuda.cuh.
+template <class Device, class Activations = Activation<Int8PerToken>> class Backend {
   static_assert(detail::never<Device>,
                 "lsaq: Backend<Cpu> needs #include <lsaq/deployment/cpu.hpp>; Backend<Cuda> needs #include <lsaq/cuda.cuh>, nvcc and the "
                 "CMake target lsaq::cuda");

@@ -4,7 +4,7 @@
 // all its files and includes this header in exactly one (in CMake: links lsaq::compiled_kernels).
 #pragma once
 
-#include <lsaq/kernels/cpu/avx512.hpp>
+#include <lsaq/kernels/cpu/avx512vnni.hpp>
 #include <lsaq/kernels/cpu/eigen.hpp>
 #include <lsaq/kernels/cpu/neon.hpp>
 
@@ -21,6 +21,7 @@ inline
 #if LSAQ_X86
   case Isa::avx2: return avx2::kernels;
   case Isa::avx512: return avx512::kernels;
+  case Isa::avx512vnni: return avx512vnni::kernels;
 #endif
 #if LSAQ_ARM64
   case Isa::neon: return neon::kernels;

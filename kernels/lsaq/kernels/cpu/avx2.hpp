@@ -2,7 +2,7 @@
 // cpu_runs(Isa::avx2) is false.
 #pragma once
 
-#include <lsaq/kernels/cpu/avx2_quantize.hpp>
+#include <lsaq/kernels/cpu/avx2_integer.hpp>
 
 #if LSAQ_X86
 #define LSAQ_AVX2 [[gnu::target("avx2,fma,f16c")]] inline
@@ -185,7 +185,7 @@ LSAQ_AVX2 void unpack(const WeightRows& weights, std::size_t rows, std::size_t f
 }
 
 inline constexpr CpuKernels kernels{Isa::avx2, widen,           widen_codes, narrow_f16, magnitude_bits, quantize,
-                                    extremes,  quantize_packed, dot_rows,    unpack,     product,        above};
+                                    extremes,  quantize_packed, dot_rows,    unpack,     product,        above, &integer_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2
 

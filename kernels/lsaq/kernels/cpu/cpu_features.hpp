@@ -19,10 +19,11 @@ enum class Isa : std::uint8_t {
   eigen,  ///< Eigen's products at the consumer's own compile flags: wherever there are no kernels of our own
   avx2,   ///< x86-64 with AVX2, FMA and F16C
   avx512, ///< x86-64 with these and AVX-512 F, BW, DQ and VL
+  avx512vnni, ///< x86-64 with these and AVX-512 VNNI and VBMI
   neon,   ///< AArch64
 };
 
-inline constexpr Isa all_isas[] = {Isa::scalar, Isa::eigen, Isa::avx2, Isa::avx512, Isa::neon};
+inline constexpr Isa all_isas[] = {Isa::scalar, Isa::eigen, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::neon};
 
 constexpr std::string_view name_of(Isa isa) noexcept {
   switch (isa) {
@@ -30,6 +31,7 @@ constexpr std::string_view name_of(Isa isa) noexcept {
   case Isa::eigen: return "eigen";
   case Isa::avx2: return "avx2";
   case Isa::avx512: return "avx512";
+  case Isa::avx512vnni: return "avx512vnni";
   case Isa::neon: return "neon";
   }
   return "unknown";
@@ -56,8 +58,10 @@ inline bool cpu_runs(Isa isa) noexcept {
   const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1u) != 0;
   const bool avx2 = f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (isa == Isa::avx2) return avx2;
-  return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  if (isa == Isa::avx512) return avx512;
+  return avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
 #else
   return false;
 #endif
@@ -65,7 +69,7 @@ inline bool cpu_runs(Isa isa) noexcept {
 
 /// The fastest path this machine can run.
 inline Isa best_isa() noexcept {
-  for (Isa isa : {Isa::avx512, Isa::avx2, Isa::neon})
+  for (Isa isa : {Isa::avx512vnni, Isa::avx512, Isa::avx2, Isa::neon})
     if (cpu_runs(isa)) return isa;
   return Isa::eigen;
 }

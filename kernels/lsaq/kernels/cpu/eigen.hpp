@@ -1,7 +1,7 @@
 // The products by Eigen, compiled with the consumer's own flags: the path of machines for which there are no kernels of our own.
 #pragma once
 
-#include <lsaq/kernels/cpu/scalar.hpp>
+#include <lsaq/kernels/cpu/scalar_integer.hpp>
 
 #include <Eigen/Core>
 
@@ -43,6 +43,6 @@ inline void product(const Panels& panels, std::size_t depth, const float* x, std
 
 inline constexpr CpuKernels kernels{Isa::eigen,       scalar::widen,    scalar::widen_codes,     scalar::narrow_f16, scalar::magnitude_bits,
                                     scalar::quantize, scalar::extremes, scalar::quantize_packed, dot_rows,           scalar::unpack,
-                                    product,          scalar::above};
+                                    product,          scalar::above, &scalar::integer_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::eigen

@@ -94,6 +94,8 @@ struct Ahead {
   std::size_t column_bits = 0;
 };
 
+struct IntegerKernels;
+
 /// The functions of one instruction-set path. All are noexcept, allocate nothing and read nothing outside the ranges named.
 struct CpuKernels {
   Isa isa;
@@ -133,6 +135,9 @@ struct CpuKernels {
 
   /// Bit i is set unless values[i] <= limits[i]: where it is greater, or one of them is NaN; n <= 64.
   std::uint64_t (*above)(const float* values, const float* limits, std::size_t n) noexcept;
+
+  /// Products with activations that are integers (integer_kernels.hpp).
+  const IntegerKernels* integer;
 };
 
 } // namespace lsaq::inline v0

@@ -329,7 +329,7 @@ inline void quantize_packed(const Elements& in, std::size_t group, const float* 
 }
 
 inline constexpr CpuKernels kernels{Isa::neon,       widen,    widen_codes, narrow_f16, magnitude_bits, quantize, unfused::extremes<widen>,
-                                    quantize_packed, dot_rows, unpack,      product,    above};
+                                    quantize_packed, dot_rows, unpack,      product,    above, &scalar::integer_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::neon
 

@@ -139,7 +139,4 @@ inline std::uint64_t above(const float* values, const float* limits, std::size_t
   return mask;
 }
 
-inline constexpr CpuKernels kernels{Isa::scalar, widen,           widen_codes, narrow_f16, magnitude_bits, quantize,
-                                    extremes,    quantize_packed, dot_rows,    unpack,     product,        above};
-
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar

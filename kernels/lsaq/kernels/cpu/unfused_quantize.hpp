@@ -1,7 +1,7 @@
 // Quantization in chunks that are widened to FP32 first: for paths and formats without kernels that read them directly.
 #pragma once
 
-#include <lsaq/kernels/cpu/scalar.hpp>
+#include <lsaq/kernels/cpu/scalar_integer.hpp>
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::unfused {
 

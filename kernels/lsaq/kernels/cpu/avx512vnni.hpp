@@ -1,0 +1,355 @@
+// Integer products for x86-64 with AVX-512 VNNI and VBMI (Ice Lake, Zen 4 and later): vpdpbusd multiplies 64 unsigned codes with 64 signed bytes of a token at
+// once. Codes stay in canonical order and are unpacked in registers; what is added to them (2^(bits-1)) is taken off at the end, as so often the sum of q.
+//
+// Few tokens: rows of weights, four of them far apart so that memory sees four streams, by rows of tokens.
+// Many tokens: 32 rows are unpacked into two panels in the first-level cache, bytes [column / 4][row][column % 4], and meet tiles of up to 12 tokens,
+// [column / 4][token][column % 4]: 24 sums in registers, every token's four bytes broadcast from memory.
+#pragma once
+
+#include <lsaq/kernels/cpu/avx512.hpp>
+
+#if LSAQ_X86
+#define LSAQ_VNNI [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]] inline
+#define LSAQ_VNNI_HELPER [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c"), gnu::always_inline]] inline
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512vnni {
+
+inline constexpr std::size_t tile_lanes = 12;
+inline constexpr std::size_t panel_depth = 1024; ///< columns of a panel: two of them fill a first-level cache of 32 KiB
+
+inline TokenLayout layout(unsigned, std::size_t tokens) noexcept { return {.width = 1, .lanes = tokens <= dot_tokens_max ? 1 : tile_lanes}; }
+
+/// The lowest n bits set, n <= 64.
+LSAQ_VNNI_HELPER __mmask64 first_bytes(std::size_t n) noexcept { return _cvtu64_mask64(n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1); }
+
+/// 64 unsigned codes as bytes from the `readable` bytes at `in`; codes beyond those are nothing in particular.
+template <unsigned Bits> LSAQ_VNNI_HELPER __m512i codes64(const std::byte* in, std::size_t readable) noexcept {
+  constexpr std::size_t all = 8 * Bits;
+  if constexpr (Bits == 8) return readable >= all ? _mm512_loadu_si512(in) : _mm512_maskz_loadu_epi8(first_bytes(readable), in);
+  const __m512i bytes = _mm512_maskz_loadu_epi8(first_bytes(readable < all ? readable : all), in);
+  // Eight codes are Bits bytes: they go to a quadword each, and from there every code to the lowest bits of a byte.
+  constexpr std::uint64_t ones = 0x0101010101010101;
+  const __m512i eighths = _mm512_set_epi64(7 * Bits * ones, 6 * Bits * ones, 5 * Bits * ones, 4 * Bits * ones, 3 * Bits * ones, 2 * Bits * ones, Bits * ones, 0);
+  const __m512i spread = _mm512_add_epi8(eighths, _mm512_set1_epi64(0x0706050403020100));
+  const __m512i shifts = _mm512_set1_epi64(static_cast<long long>(0x0706050403020100 * Bits));
+  const __m512i eight = _mm512_maskz_permutexvar_epi8(~__mmask64{0}, spread, bytes);
+  const __m512i shifted = _mm512_maskz_multishift_epi64_epi8(~__mmask64{0}, shifts, eight);
+  return _mm512_and_si512(shifted, _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1)));
+}
+
+/// 32 codes, as codes64.
+template <unsigned Bits> LSAQ_VNNI_HELPER __m256i codes32(const std::byte* in, std::size_t readable) noexcept {
+  constexpr std::size_t all = 4 * Bits;
+  return _mm512_maskz_extracti64x4_epi64(0xf, codes64<Bits>(in, readable < all ? readable : all), 0);
+}
+
+/// The sums of four registers' lanes.
+LSAQ_VNNI_HELPER __m128i sum_lanes(__m512i a, __m512i b, __m512i c, __m512i d) noexcept {
+  const __m512i ab = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(0xffff, a, b), _mm512_maskz_unpackhi_epi32(0xffff, a, b));
+  const __m512i cd = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(0xffff, c, d), _mm512_maskz_unpackhi_epi32(0xffff, c, d));
+  const __m512i all = _mm512_add_epi32(_mm512_maskz_unpacklo_epi64(0xff, ab, cd), _mm512_maskz_unpackhi_epi64(0xff, ab, cd));
+  const __m256i half = _mm256_add_epi32(_mm512_maskz_extracti64x4_epi64(0xf, all, 0), _mm512_maskz_extracti64x4_epi64(0xf, all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+/// 16 codes of a token, 0 beyond `left` columns.
+LSAQ_VNNI_HELPER __m512i round16(const float* x, std::size_t left, __m512 inverse_scale) noexcept {
+  const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1u);
+  return _mm512_maskz_cvtps_epi32(0xffff, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x), inverse_scale));
+}
+
+LSAQ_VNNI_HELPER __m256i narrow32(__m512i first, __m512i second) noexcept {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm512_maskz_cvtepi32_epi8(0xffff, first)), _mm512_maskz_cvtepi32_epi8(0xffff, second), 1);
+}
+
+LSAQ_VNNI void place(const float* x, float inverse_scale, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
+  const std::size_t token = codes.first_of(tile) + lane, lanes = codes.layout.lanes;
+  const std::size_t padded = padded_columns(codes.columns);
+  const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
+  const std::uint16_t* const high_end = high_block + codes.high_counts[token];
+  std::int8_t* high = codes.high + token * codes.high_limit * code_block;
+  std::byte* out = codes.tile(tile) + 4 * lane;
+  const __m512 inverse = _mm512_set1_ps(inverse_scale);
+  __m512i sum = _mm512_setzero_si512();
+  for (std::size_t first = 0; first < padded; first += code_block) {
+    const std::size_t left = codes.columns > first ? codes.columns - first : 0;
+    __m512i q0 = round16(x + first, left, inverse), q1 = round16(x + first + 16, left > 16 ? left - 16 : 0, inverse);
+    sum = _mm512_add_epi32(sum, _mm512_add_epi32(q0, q1));
+    if (high_block != high_end && *high_block == first / code_block) {
+      const __m512i half = _mm512_set1_epi32(64);
+      const __m512i upper0 = _mm512_maskz_srai_epi32(0xffff, _mm512_add_epi32(q0, half), 7), upper1 = _mm512_maskz_srai_epi32(0xffff, _mm512_add_epi32(q1, half), 7);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), narrow32(upper0, upper1));
+      q0 = _mm512_sub_epi32(q0, _mm512_maskz_slli_epi32(0xffff, upper0, 7));
+      q1 = _mm512_sub_epi32(q1, _mm512_maskz_slli_epi32(0xffff, upper1, 7));
+      ++high_block;
+      high += code_block;
+    }
+    const __m256i low = narrow32(q0, q1);
+    if (lanes == 1) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + first), low);
+    } else {
+      alignas(32) std::uint32_t words[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(words), low);
+      std::byte* to = out + first * lanes;
+#pragma GCC unroll 8
+      for (std::size_t i = 0; i < 8; ++i) std::memcpy(to + i * 4 * lanes, words + i, 4);
+    }
+  }
+  codes.sums[token] = _mm_cvtsi128_si32(sum_lanes(sum, _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()));
+}
+
+/// T tokens by S streams of `part` rows each: rows r, part + r, 2 part + r, ...
+template <unsigned Bits, int S, int T>
+LSAQ_VNNI void dot_streams(const WeightRows& weights, std::size_t part, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
+                           std::size_t stride) noexcept {
+  const std::size_t whole = tokens.columns / 64 * 64, row_bytes = weights.row_bytes;
+  const std::int8_t* q[T];
+#pragma GCC unroll 4
+  for (int t = 0; t < T; ++t) q[t] = reinterpret_cast<const std::int8_t*>(tokens.tile(first_token + static_cast<std::size_t>(t)));
+  for (std::size_t r = 0; r < part; ++r) {
+    const std::byte* row[S];
+    __m512i sum[S][T];
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+      row[s] = weights.row(r + static_cast<std::size_t>(s) * part);
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) sum[s][t] = _mm512_setzero_si512();
+    }
+    for (std::size_t c = 0; c < whole; c += 64) {
+      __m512i w[S];
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) w[s] = codes64<Bits>(row[s] + c * Bits / 8, 64);
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) {
+        const __m512i low = _mm512_loadu_si512(q[t] + c);
+#pragma GCC unroll 4
+        for (int s = 0; s < S; ++s) sum[s][t] = _mm512_dpbusd_epi32(sum[s][t], w[s], low);
+      }
+    }
+    if (whole != tokens.columns) {
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) {
+        const __m512i w = codes64<Bits>(row[s] + whole * Bits / 8, row_bytes - whole * Bits / 8);
+#pragma GCC unroll 4
+        for (int t = 0; t < T; ++t) sum[s][t] = _mm512_dpbusd_epi32(sum[s][t], w, _mm512_loadu_si512(q[t] + whole));
+      }
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) {
+      const std::size_t token = first_token + static_cast<std::size_t>(t);
+      __m256i high[S];
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) high[s] = _mm256_setzero_si256();
+      for (std::size_t slot = token * tokens.high_limit; slot < token * tokens.high_limit + tokens.high_counts[token]; ++slot) {
+        const std::size_t at = std::size_t{tokens.high_blocks[slot]} * code_block * Bits / 8;
+        const __m256i upper = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tokens.high + slot * code_block));
+#pragma GCC unroll 4
+        for (int s = 0; s < S; ++s) high[s] = _mm256_dpbusd_epi32(high[s], codes32<Bits>(row[s] + at, row_bytes - at), upper);
+      }
+      __m512i total[4] = {sum[0][t], sum[0][t], sum[0][t], sum[0][t]};
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) total[s] = _mm512_add_epi32(sum[s][t], _mm512_maskz_broadcast_i64x4(0x0f, _mm256_slli_epi32(high[s], 7)));
+      const __m128i offset = _mm_set1_epi32(tokens.sums[token] << (Bits - 1));
+      alignas(16) std::int32_t result[4];
+      _mm_store_si128(reinterpret_cast<__m128i*>(result), _mm_sub_epi32(sum_lanes(total[0], total[1], total[2], total[3]), offset));
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) sums[token * stride + r + static_cast<std::size_t>(s) * part] = result[s];
+    }
+  }
+}
+
+template <unsigned Bits, int T>
+LSAQ_VNNI_HELPER void dot_some(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
+                               std::size_t stride) noexcept {
+  const std::size_t part = rows / 4;
+  dot_streams<Bits, 4, T>(weights, part, tokens, first_token, sums, stride);
+  dot_streams<Bits, 1, T>(weights.from(4 * part), rows - 4 * part, tokens, first_token, sums + 4 * part, stride);
+}
+
+template <unsigned Bits>
+LSAQ_VNNI void dot_rows_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept {
+  std::size_t t = 0;
+  for (; t + 4 <= tokens.tokens; t += 4) dot_some<Bits, 4>(weights, rows, tokens, t, sums, stride);
+  switch (tokens.tokens - t) {
+  case 3: return dot_some<Bits, 3>(weights, rows, tokens, t, sums, stride);
+  case 2: return dot_some<Bits, 2>(weights, rows, tokens, t, sums, stride);
+  case 1: return dot_some<Bits, 1>(weights, rows, tokens, t, sums, stride);
+  default: return;
+  }
+}
+
+/// 16 rows of 64 codes become 16 times [row][4 columns].
+template <unsigned Bits>
+LSAQ_VNNI_HELPER void unpack_panel64(const std::byte* const (&row)[16], std::size_t at, std::size_t row_bytes, std::byte* panel) noexcept {
+  __m512i r[16], t[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = codes64<Bits>(row[i] + at, row_bytes - at);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_maskz_unpacklo_epi32(0xffff, r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_maskz_unpackhi_epi32(0xffff, r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[4 * i] = _mm512_maskz_unpacklo_epi64(0xff, t[4 * i], t[4 * i + 2]);
+    r[4 * i + 1] = _mm512_maskz_unpackhi_epi64(0xff, t[4 * i], t[4 * i + 2]);
+    r[4 * i + 2] = _mm512_maskz_unpacklo_epi64(0xff, t[4 * i + 1], t[4 * i + 3]);
+    r[4 * i + 3] = _mm512_maskz_unpackhi_epi64(0xff, t[4 * i + 1], t[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) { // r[4 g + i]: rows 4 g to 4 g + 3, columns i * 4 + 16 * lane of 128 bits
+    const __m512i a = _mm512_maskz_shuffle_i32x4(0xffff, r[i], r[4 + i], 0x88), b = _mm512_maskz_shuffle_i32x4(0xffff, r[8 + i], r[12 + i], 0x88);
+    const __m512i c = _mm512_maskz_shuffle_i32x4(0xffff, r[i], r[4 + i], 0xdd), d = _mm512_maskz_shuffle_i32x4(0xffff, r[8 + i], r[12 + i], 0xdd);
+    _mm512_store_si512(panel + 64 * i, _mm512_maskz_shuffle_i32x4(0xffff, a, b, 0x88));
+    _mm512_store_si512(panel + 64 * (8 + i), _mm512_maskz_shuffle_i32x4(0xffff, a, b, 0xdd));
+    _mm512_store_si512(panel + 64 * (4 + i), _mm512_maskz_shuffle_i32x4(0xffff, c, d, 0x88));
+    _mm512_store_si512(panel + 64 * (12 + i), _mm512_maskz_shuffle_i32x4(0xffff, c, d, 0xdd));
+  }
+}
+
+/// sum += 64 products of `codes` with a token's four bytes at `q`, the same for every row. Written out since GCC 12 copies the sums of the intrinsic around.
+#define LSAQ_MULTIPLY_BROADCAST(sum, codes, q) \
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*reinterpret_cast<const std::int32_t*>(q)))
+
+/// N tokens of a tile by two panels of `depth` columns: sums[t * 32 + r], from -start[t] * 2^(bits-1) where `first`, else added to.
+template <unsigned Bits, int N>
+LSAQ_VNNI void multiply_tile(const std::byte* panels, std::size_t depth, const std::byte* tile, const std::int32_t* start, bool first,
+                             std::int32_t* sums) noexcept {
+  __m512i a[N], b[N];
+#pragma GCC unroll 12
+  for (int t = 0; t < N; ++t) {
+    a[t] = first ? _mm512_set1_epi32(-(start[t] << (Bits - 1))) : _mm512_loadu_si512(sums + t * static_cast<int>(tile_rows));
+    b[t] = first ? a[t] : _mm512_loadu_si512(sums + t * static_cast<int>(tile_rows) + 16);
+  }
+  for (std::size_t c = 0; c < depth; c += 4) {
+    const __m512i w0 = _mm512_load_si512(panels + c * 16), w1 = _mm512_load_si512(panels + 16 * panel_depth + c * 16);
+    const std::byte* q = tile + c * tile_lanes;
+#pragma GCC unroll 12
+    for (int t = 0; t < N; ++t) {
+      LSAQ_MULTIPLY_BROADCAST(a[t], w0, q + 4 * t);
+      LSAQ_MULTIPLY_BROADCAST(b[t], w1, q + 4 * t);
+    }
+  }
+#pragma GCC unroll 12
+  for (int t = 0; t < N; ++t) {
+    _mm512_storeu_si512(sums + t * static_cast<int>(tile_rows), a[t]);
+    _mm512_storeu_si512(sums + t * static_cast<int>(tile_rows) + 16, b[t]);
+  }
+}
+
+/// sums[r] += 128 * the product of a block's high plane with two panels, from its first column on.
+LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column, const std::int8_t* high, std::int32_t* sums) noexcept {
+  __m512i a0 = _mm512_setzero_si512(), a1 = a0, b0 = a0, b1 = a0;
+#pragma GCC unroll 4
+  for (std::size_t c = 0; c < code_block; c += 8) {
+    const std::byte* w = panels + (column + c) * 16;
+    LSAQ_MULTIPLY_BROADCAST(a0, _mm512_load_si512(w), high + c);
+    LSAQ_MULTIPLY_BROADCAST(b0, _mm512_load_si512(w + 16 * panel_depth), high + c);
+    LSAQ_MULTIPLY_BROADCAST(a1, _mm512_load_si512(w + 64), high + c + 4);
+    LSAQ_MULTIPLY_BROADCAST(b1, _mm512_load_si512(w + 16 * panel_depth + 64), high + c + 4);
+  }
+  const __m512i a = _mm512_maskz_slli_epi32(0xffff, _mm512_add_epi32(a0, a1), 7), b = _mm512_maskz_slli_epi32(0xffff, _mm512_add_epi32(b0, b1), 7);
+  _mm512_storeu_si512(sums, _mm512_add_epi32(_mm512_loadu_si512(sums), a));
+  _mm512_storeu_si512(sums + 16, _mm512_add_epi32(_mm512_loadu_si512(sums + 16), b));
+}
+
+template <unsigned Bits>
+LSAQ_VNNI_HELPER void multiply_tile_of(std::size_t count, const std::byte* panels, std::size_t depth, const std::byte* tile, const std::int32_t* start,
+                                       bool first, std::int32_t* sums) noexcept {
+  switch (count) { // 16 tokens and more make tiles of 8 to 12
+  case 12: return multiply_tile<Bits, 12>(panels, depth, tile, start, first, sums);
+  case 11: return multiply_tile<Bits, 11>(panels, depth, tile, start, first, sums);
+  case 10: return multiply_tile<Bits, 10>(panels, depth, tile, start, first, sums);
+  case 9: return multiply_tile<Bits, 9>(panels, depth, tile, start, first, sums);
+  default: return multiply_tile<Bits, 8>(panels, depth, tile, start, first, sums);
+  }
+}
+
+template <unsigned Bits>
+LSAQ_VNNI void dot_tiles_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                            std::int32_t* sums) noexcept {
+  alignas(64) std::byte panels[2 * 16 * panel_depth];
+  const std::size_t padded = padded_columns(tokens.columns), chunks = (padded + panel_depth - 1) / panel_depth;
+  const std::size_t chunk = padded_columns((padded + chunks - 1) / chunks);
+  std::uint32_t high_done[largest_pass_of_tokens] = {};
+  const std::size_t first_token = tokens.first_of(first_tile);
+  for (std::size_t column = 0; column < padded; column += chunk) {
+    const std::size_t depth = padded - column < chunk ? padded - column : chunk;
+    for (std::size_t half = 0; half < 2; ++half) {
+      const std::byte* row[16]; // a missing row reads the last one again: its sums are never used
+#pragma GCC unroll 16
+      for (std::size_t r = 0; r < 16; ++r) row[r] = weights.row(16 * half + r < rows ? 16 * half + r : rows - 1);
+      for (std::size_t c = 0; c < depth; c += 64)
+        unpack_panel64<Bits>(row, (column + c) * Bits / 8, weights.row_bytes, panels + 16 * (half * panel_depth + c));
+    }
+    for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
+      const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token;
+      std::int32_t* out = sums + (token - first_token) * tile_rows;
+      multiply_tile_of<Bits>(count, panels, depth, tokens.tile(tile) + column * tile_lanes, tokens.sums + token, column == 0, out);
+      for (std::size_t t = token; t < token + count; ++t, out += tile_rows) {
+        std::uint32_t& done = high_done[t - first_token];
+        for (; done < tokens.high_counts[t]; ++done) {
+          const std::size_t slot = t * tokens.high_limit + done, at = std::size_t{tokens.high_blocks[slot]} * code_block;
+          if (at >= column + depth) break;
+          multiply_high(panels, at - column, tokens.high + slot * code_block, out);
+        }
+      }
+    }
+  }
+}
+
+#undef LSAQ_MULTIPLY_BROADCAST
+
+LSAQ_VNNI void dot_rows(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept {
+  switch (weights.format.bits) {
+  case 2: return dot_rows_of<2>(weights, rows, tokens, sums, stride);
+  case 3: return dot_rows_of<3>(weights, rows, tokens, sums, stride);
+  case 4: return dot_rows_of<4>(weights, rows, tokens, sums, stride);
+  case 5: return dot_rows_of<5>(weights, rows, tokens, sums, stride);
+  case 6: return dot_rows_of<6>(weights, rows, tokens, sums, stride);
+  case 7: return dot_rows_of<7>(weights, rows, tokens, sums, stride);
+  default: return dot_rows_of<8>(weights, rows, tokens, sums, stride);
+  }
+}
+
+LSAQ_VNNI void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                         std::int32_t* sums) noexcept {
+  switch (weights.format.bits) {
+  case 2: return dot_tiles_of<2>(weights, rows, tokens, first_tile, end_tile, sums);
+  case 3: return dot_tiles_of<3>(weights, rows, tokens, first_tile, end_tile, sums);
+  case 4: return dot_tiles_of<4>(weights, rows, tokens, first_tile, end_tile, sums);
+  case 5: return dot_tiles_of<5>(weights, rows, tokens, first_tile, end_tile, sums);
+  case 6: return dot_tiles_of<6>(weights, rows, tokens, first_tile, end_tile, sums);
+  case 7: return dot_tiles_of<7>(weights, rows, tokens, first_tile, end_tile, sums);
+  default: return dot_tiles_of<8>(weights, rows, tokens, first_tile, end_tile, sums);
+  }
+}
+
+LSAQ_VNNI void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
+                      float* y, std::size_t y_stride) noexcept {
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const __m512 token_scale = _mm512_set1_ps(token_scales[t]);
+    for (std::size_t r = 0; r < rows; r += 16) {
+      const auto mask = static_cast<__mmask16>(rows - r >= 16 ? 0xffffu : (1u << (rows - r)) - 1u);
+      const __m512 sum = _mm512_maskz_cvtepi32_ps(mask, _mm512_maskz_loadu_epi32(mask, sums + t * stride + r));
+      _mm512_mask_storeu_ps(y + t * y_stride + r, mask, _mm512_mul_ps(_mm512_mul_ps(sum, token_scale), _mm512_maskz_loadu_ps(mask, row_scales + r)));
+    }
+  }
+}
+
+inline constexpr IntegerKernels integer_kernels{layout, avx2::block_maxima, place, dot_rows, dot_tiles, finish};
+
+/// AVX-512's with integer products.
+constexpr CpuKernels with_integer_products(CpuKernels kernels) noexcept {
+  kernels.isa = Isa::avx512vnni;
+  kernels.integer = &integer_kernels;
+  return kernels;
+}
+
+inline constexpr CpuKernels kernels = with_integer_products(avx512::kernels);
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512vnni
+
+#undef LSAQ_VNNI
+#undef LSAQ_VNNI_HELPER
+#endif

@@ -1,0 +1,38 @@
+// What every CPU path implements for products of packed codes with activations that are integers too (token_codes.hpp).
+//
+// Sums are exact: sum over columns of (code of row r) x (q of token t), in 32 bits, the same on every path, for any number of threads and tokens.
+#pragma once
+
+#include <lsaq/kernels/cpu/kernel_table.hpp>
+#include <lsaq/kernels/cpu/token_codes.hpp>
+
+namespace lsaq::inline v0 {
+
+inline constexpr std::size_t tile_rows = 32;              ///< weight rows that tiles of tokens are multiplied with at once
+inline constexpr std::size_t dot_tokens_max = 15;         ///< up to so many tokens, rows of weights meet rows of tokens; more are tiles
+inline constexpr std::size_t largest_pass_of_tokens = 192; ///< tokens of one dot_tiles()
+
+/// The integer products of one instruction-set path. All are noexcept, allocate nothing and read nothing outside the ranges named.
+struct IntegerKernels {
+  /// How this path reads `tokens` tokens beside codes of `bits` bits: one lane up to dot_tokens_max tokens.
+  TokenLayout (*layout)(unsigned bits, std::size_t tokens) noexcept;
+
+  /// maxima[b] = the largest |x[c]| of block b of 32 columns as the bits of a float; 0x7f800000 or more if one is not finite.
+  void (*block_maxima)(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept;
+
+  /// Writes q = round_half_even(x * inverse_scale) of a token into its lane, both planes, padding, and their sum; high_blocks are there already.
+  void (*place)(const float* x, float inverse_scale, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept;
+
+  /// sums[t * stride + r] for `rows` rows and all tokens, in rows (layout with one lane).
+  void (*dot_rows)(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept;
+
+  /// sums[(t - first token) * tile_rows + r] for at most tile_rows rows and the tokens of tiles [first_tile, end_tile).
+  void (*dot_tiles)(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                    std::int32_t* sums) noexcept;
+
+  /// y[t * y_stride + r] = (float(sums[t * stride + r]) * token_scales[t]) * row_scales[r], each rounded once.
+  void (*finish)(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
+                 float* y, std::size_t y_stride) noexcept;
+};
+
+} // namespace lsaq::inline v0

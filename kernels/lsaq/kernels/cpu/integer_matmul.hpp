@@ -1,0 +1,100 @@
+// Products of packed codes with integer activations, in the pieces that are spread over threads: tokens become codes, rows are multiplied, sums are scaled.
+#pragma once
+
+#include <lsaq/half.hpp>
+#include <lsaq/kernels/cpu/scalar_integer.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE {
+
+/// Bytes of tokens that a product keeps on its stack where it has no workspace.
+inline constexpr std::size_t stack_token_bytes = 40 << 10;
+
+/// What products of rows are multiplied by at the end: a scale for each, or the same for all.
+struct RowScales {
+  const std::byte* data = nullptr; ///< null: nothing
+  ElementType type = ElementType::f16;
+  std::size_t step = 1; ///< from one row's scale to the next
+
+  /// out[i] = the scale of row first + i as FP32.
+  void widen(const CpuKernels& kernels, std::size_t first, std::size_t rows, float* out) const noexcept {
+    if (data == nullptr || step == 0)
+      std::fill_n(out, rows, data == nullptr ? 1.0f : load_element(data, type, 0));
+    else
+      kernels.widen(data + bytes_of(type, first), type, rows, out);
+  }
+};
+
+/// Writes the k largest of `maxima` in descending order into `largest`; 0 where there are fewer.
+inline void largest_maxima(const std::uint32_t* maxima, std::size_t blocks, std::uint32_t* largest, std::size_t k) noexcept {
+  std::fill_n(largest, k, 0u);
+  for (std::size_t b = 0; b < blocks; ++b) {
+    if (maxima[b] <= largest[k - 1]) continue;
+    std::size_t i = k - 1;
+    for (; i > 0 && largest[i - 1] < maxima[b]; --i) largest[i] = largest[i - 1];
+    largest[i] = maxima[b];
+  }
+}
+
+/// Makes the codes of one token, columns floats at x, in its lane: token_codes.hpp. A token with a value that is not finite gets codes of 0 and a scale of NaN.
+/// Uses 16 KiB of stack.
+inline void quantize_token(const IntegerKernels& kernels, const float* x, const TokenCodes& codes, std::size_t tile, std::size_t lane) noexcept {
+  constexpr std::size_t most_blocks = sum_limit / low_plane_limit / code_block + 1;
+  std::uint32_t maxima[most_blocks], largest[most_high_blocks + 1];
+  const std::size_t token = codes.first_of(tile) + lane, blocks = (codes.columns + code_block - 1) / code_block, k = high_blocks_of(codes.columns);
+  kernels.block_maxima(x, codes.columns, maxima);
+  largest_maxima(maxima, blocks, largest, k + 1);
+  const float limits[] = {scalar::divide(std::bit_cast<float>(largest[0]), static_cast<float>(high_plane_limit)),
+                          scalar::divide(std::bit_cast<float>(largest[k]), static_cast<float>(low_plane_limit)), std::numeric_limits<float>::min()};
+  const bool finite = largest[0] < 0x7f800000u;
+  const float scale = finite ? std::max({limits[0], limits[1], limits[2]}) : std::numeric_limits<float>::min();
+  const float inverse = scalar::divide(1.0f, scale);
+  codes.high_counts[token] = 0;
+  if (finite && codes.layout.width == 1)
+    for (std::size_t b = 0; b < blocks; ++b)
+      if (scalar::round_half_even(std::bit_cast<float>(maxima[b]) * inverse) > low_plane_limit)
+        codes.high_blocks[token * codes.high_limit + codes.high_counts[token]++] = static_cast<std::uint16_t>(b);
+  codes.scales[token] = std::bit_cast<float>(finite ? std::bit_cast<std::uint32_t>(scale) : 0x7fc00000u);
+  if (finite) return kernels.place(x, inverse, tile, lane, codes);
+  codes.sums[token] = 0;
+  const int none[code_block] = {};
+  for (std::size_t first = 0; first < padded_columns(codes.columns); first += code_block)
+    scalar::place_codes(none, first, code_block, codes.tile(tile), lane, codes.layout, nullptr);
+}
+
+/// Makes the codes of the tokens of one tile; row t of x is token t, x_stride floats apart.
+inline void quantize_tile(const IntegerKernels& kernels, const float* x, std::size_t x_stride, const TokenCodes& codes, std::size_t tile) noexcept {
+  const std::size_t first = codes.first_of(tile);
+  for (std::size_t lane = 0; first + lane < codes.first_of(tile + 1); ++lane) quantize_token(kernels, x + (first + lane) * x_stride, codes, tile, lane);
+}
+
+/// y[t * y_stride + r] = row r of `weights` x token t, scaled, for `rows` rows from `first_row` on, which y begins with. Uses 60 KiB of stack.
+inline void multiply_codes(const CpuKernels& kernels, const IntegerKernels& integer, const WeightRows& weights, std::size_t first_row, std::size_t rows,
+                           const TokenCodes& tokens, const RowScales& scales, float* y, std::size_t y_stride) noexcept {
+  constexpr std::size_t most_sums = largest_pass_of_tokens * tile_rows;
+  alignas(64) std::int32_t sums[most_sums];
+  alignas(64) float row_scales[most_sums / 4];
+  const bool in_rows = tokens.layout.lanes == 1 && tokens.tokens <= dot_tokens_max;
+  const std::size_t at_once = !in_rows ? tile_rows : std::min(most_sums / 4, most_sums / std::max<std::size_t>(1, tokens.tokens) / 4 * 4);
+  const std::size_t tiles_at_once = largest_pass_of_tokens / tokens.layout.lanes;
+  for (std::size_t row = 0; row < rows; row += at_once) {
+    const std::size_t count = std::min(at_once, rows - row);
+    const WeightRows part = weights.from(first_row + row);
+    scales.widen(kernels, first_row + row, count, row_scales);
+    if (in_rows) {
+      integer.dot_rows(part, count, tokens, sums, at_once);
+      integer.finish(sums, at_once, count, tokens.tokens, tokens.scales, row_scales, y + row, y_stride);
+      continue;
+    }
+    for (std::size_t tile = 0; tile < tokens.tiles(); tile += tiles_at_once) {
+      const std::size_t end = std::min(tile + tiles_at_once, tokens.tiles()), first = tokens.first_of(tile);
+      integer.dot_tiles(part, count, tokens, tile, end, sums);
+      integer.finish(sums, tile_rows, count, tokens.first_of(end) - first, tokens.scales + first, row_scales, y + first * y_stride + row, y_stride);
+    }
+  }
+}
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE

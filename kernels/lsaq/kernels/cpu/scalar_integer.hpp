@@ -1,0 +1,83 @@
+// The oracle of the integer products: the plainest loops that say what they compute, and what the other paths do with odd pieces.
+#pragma once
+
+#include <lsaq/kernels/cpu/integer_kernels.hpp>
+#include <lsaq/kernels/cpu/scalar.hpp>
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar {
+
+inline TokenLayout layout(unsigned, std::size_t) noexcept { return {.width = 2, .lanes = 1}; }
+
+inline void block_maxima(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept {
+  for (std::size_t first = 0; first < columns; first += code_block) *maxima++ = magnitude_bits(x + first, std::min(code_block, columns - first));
+}
+
+/// Writes the codes of columns [first, first + count) of a lane; those of a block with two planes into `high` too.
+inline void place_codes(const int* q, std::size_t first, std::size_t count, std::byte* tile, std::size_t lane, TokenLayout layout, std::int8_t* high) noexcept {
+  const std::size_t run = 4 / layout.width; // columns a token has in turn
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t column = first + i;
+    std::byte* const at = tile + ((column / run * layout.lanes + lane) * run + column % run) * layout.width;
+    if (layout.width == 2) {
+      const auto whole = static_cast<std::int16_t>(q[i]);
+      std::memcpy(at, &whole, sizeof whole);
+      continue;
+    }
+    const int upper = high != nullptr ? (q[i] + 64) >> 7 : 0;
+    *at = static_cast<std::byte>(q[i] - 128 * upper);
+    if (high != nullptr) high[i] = static_cast<std::int8_t>(upper);
+  }
+}
+
+inline void place(const float* x, float inverse_scale, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
+  const std::size_t token = codes.first_of(tile) + lane;
+  const std::size_t padded = padded_columns(codes.columns);
+  std::uint32_t high_done = 0;
+  std::int32_t sum = 0;
+  for (std::size_t first = 0; first < padded; first += code_block) {
+    int q[code_block] = {};
+    for (std::size_t i = 0; i < code_block && first + i < codes.columns; ++i) sum += q[i] = round_half_even(x[first + i] * inverse_scale);
+    const std::size_t slot = token * codes.high_limit + high_done;
+    const bool is_high = high_done < codes.high_counts[token] && codes.high_blocks[slot] == first / code_block;
+    place_codes(q, first, code_block, codes.tile(tile), lane, codes.layout, is_high ? codes.high + slot * code_block : nullptr);
+    if (is_high) ++high_done;
+  }
+  codes.sums[token] = sum;
+}
+
+/// sum of (code + offset) x (what a token's lane holds at its place), for columns of one row; of the low plane or of whole codes.
+inline void dot_rows(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept {
+  const unsigned bits = weights.format.bits;
+  for (std::size_t t = 0; t < tokens.tokens; ++t)
+    for (std::size_t r = 0; r < rows; ++r) {
+      std::int32_t sum = 0;
+      for (std::size_t c = 0; c < tokens.columns; ++c) {
+        std::int16_t q;
+        std::memcpy(&q, tokens.tile(t) + 2 * c, sizeof q);
+        sum += (static_cast<int>(unpack_code(weights.row(r), bits, c)) - (1 << (bits - 1))) * q;
+      }
+      sums[t * stride + r] = sum;
+    }
+}
+
+/// Rows are all this path has.
+inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                      std::int32_t* sums) noexcept {
+  TokenCodes part = tokens;
+  part.tokens = end_tile - first_tile;
+  part.low = tokens.tile(first_tile);
+  dot_rows(weights, rows, part, sums, tile_rows);
+}
+
+inline void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
+                   float* y, std::size_t y_stride) noexcept {
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t r = 0; r < rows; ++r) y[t * y_stride + r] = static_cast<float>(sums[t * stride + r]) * token_scales[t] * row_scales[r];
+}
+
+inline constexpr IntegerKernels integer_kernels{layout, block_maxima, place, dot_rows, dot_tiles, finish};
+
+inline constexpr CpuKernels kernels{Isa::scalar, widen,  widen_codes, narrow_f16, magnitude_bits, quantize,        extremes,
+                                    quantize_packed, dot_rows, unpack,      product,    above,          &integer_kernels};
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar

@@ -1,0 +1,106 @@
+// Activations as integers, a token at a time: x ~ scale * q, so that products with codes are exact sums of integers.
+//
+// A few columns of a token are far larger than the rest. One scale for 8-bit numbers would leave those nothing; a scale for every 32 columns would interrupt the
+// sum as often. So one scale serves the token, q has 8 bits almost everywhere, and up to a sixteenth of the blocks of 32 columns have 15 bits in two planes:
+//
+//   scale = max(m[k] / 127, m[0] / 16319)    m: largest magnitudes of the blocks in descending order, k: blocks / 16, at least 1
+//   q     = round_half_even(x / scale)       |q| <= 127 outside of the k largest blocks, |q| <= 16319 in them
+//   q     = low + 128 * high                 high is 0 outside; low of the large blocks is in -64 .. 63
+//
+// k is limited so that sum |q| < 2^24: a product with codes of magnitude up to 128 fits 32 bits whatever the values are, and intermediate sums may wrap around.
+//
+// In memory the codes are tiles of `lanes` tokens; in each, every token has 4 bytes in turn:
+//
+//   width 1 (low plane): byte  [tile][column / 4][lane][column % 4]      high planes beside it, 32 bytes a block
+//   width 2 (q whole):   16 bit [tile][column / 2][lane][column % 2]
+//
+// One lane is plain rows. Columns are padded with zeros to a multiple of 64: what lies behind a row's weights never counts.
+#pragma once
+
+#include <lsaq/config.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace lsaq::inline v0 {
+
+/// How the codes of tokens lie in memory.
+struct TokenLayout {
+  std::size_t width = 1; ///< bytes of a column: 1, planes; 2, whole
+  std::size_t lanes = 1; ///< tokens of a tile
+};
+
+inline constexpr std::size_t code_block = 32;      ///< columns that share planes
+inline constexpr int low_plane_limit = 127;        ///< |q| of a block with one plane
+inline constexpr int high_plane_limit = 16319;     ///< |q| of a block with two: 127 * 128 + 63
+inline constexpr std::size_t sum_limit = 1u << 24; ///< sum |q| of a token stays below
+
+/// Columns of a token with its padding.
+constexpr std::size_t padded_columns(std::size_t columns) noexcept { return (columns + 63) / 64 * 64; }
+
+/// Blocks of a token that may have two planes; 0: the token is too long for exact sums of 32 bits (above some 128,000 columns).
+constexpr std::size_t high_blocks_of(std::size_t columns) noexcept {
+  const std::size_t blocks = (columns + code_block - 1) / code_block;
+  const std::size_t wanted = blocks / 16 > 1 ? blocks / 16 : 1;
+  const std::size_t low_sum = columns * low_plane_limit;
+  const std::size_t possible = low_sum < sum_limit ? (sum_limit - 1 - low_sum) / (code_block * (high_plane_limit - low_plane_limit)) : 0;
+  return wanted < possible ? wanted : possible;
+}
+
+inline constexpr std::size_t most_high_blocks = 32;
+static_assert(high_blocks_of(16384) == 28 && high_blocks_of(11008) == 21 && high_blocks_of(4096) == 8 && high_blocks_of(1) == 1);
+static_assert(high_blocks_of(1 << 17) == 0 && high_blocks_of(16000) <= most_high_blocks);
+
+/// The codes of some tokens in memory that somebody else owns; trivially copyable.
+struct TokenCodes {
+  std::size_t tokens = 0;
+  std::size_t columns = 0;
+  TokenLayout layout;
+  std::size_t high_limit = 0;           ///< blocks a token has room for in the high plane
+  float* scales = nullptr;              ///< of a token; NaN where one of its values is not finite
+  std::int32_t* sums = nullptr;         ///< sum of a token's q
+  std::uint32_t* high_counts = nullptr; ///< blocks with two planes
+  std::uint16_t* high_blocks = nullptr; ///< tokens x high_limit: their numbers, ascending
+  std::int8_t* high = nullptr;          ///< tokens x high_limit x 32
+  std::byte* low = nullptr;             ///< tiles x lanes x padded columns x width
+
+  [[gnu::always_inline]] std::size_t tiles() const noexcept { return (tokens + layout.lanes - 1) / layout.lanes; }
+  /// The first token of a tile: tiles are as even as can be.
+  [[gnu::always_inline]] std::size_t first_of(std::size_t tile) const noexcept { return tokens * tile / tiles(); }
+  [[gnu::always_inline]] std::byte* tile(std::size_t number) const noexcept {
+    return low + number * layout.lanes * padded_columns(columns) * layout.width;
+  }
+
+  /// Bytes that divide() needs at any alignment.
+  static constexpr std::size_t bytes(std::size_t tokens, std::size_t columns, TokenLayout layout) noexcept {
+    const std::size_t high_limit = layout.width == 1 ? high_blocks_of(columns) : 0;
+    const std::size_t tiles = (tokens + layout.lanes - 1) / layout.lanes;
+    return alignment + 3 * aligned(4 * tokens) + aligned(2 * tokens * high_limit) + aligned(code_block * tokens * high_limit) +
+           tiles * layout.lanes * padded_columns(columns) * layout.width;
+  }
+
+  /// Lays the arrays out in `memory` of at least bytes(); fills nothing.
+  static TokenCodes divide(std::size_t tokens, std::size_t columns, TokenLayout layout, std::byte* memory) noexcept {
+    TokenCodes codes{tokens, columns, layout, layout.width == 1 ? high_blocks_of(columns) : 0};
+    memory += -reinterpret_cast<std::uintptr_t>(memory) % alignment;
+    const auto take = [&](std::size_t size) {
+      std::byte* const part = memory;
+      memory += aligned(size);
+      return part;
+    };
+    codes.scales = reinterpret_cast<float*>(take(4 * tokens));
+    codes.sums = reinterpret_cast<std::int32_t*>(take(4 * tokens));
+    codes.high_counts = reinterpret_cast<std::uint32_t*>(take(4 * tokens));
+    codes.high_blocks = reinterpret_cast<std::uint16_t*>(take(2 * tokens * codes.high_limit));
+    codes.high = reinterpret_cast<std::int8_t*>(take(code_block * tokens * codes.high_limit));
+    codes.low = memory;
+    return codes;
+  }
+
+private:
+  static constexpr std::size_t alignment = 64;
+  static constexpr std::size_t aligned(std::size_t size) noexcept { return (size + alignment - 1) / alignment * alignment; }
+};
+
+} // namespace lsaq::inline v0
