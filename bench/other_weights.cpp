@@ -18,7 +18,7 @@
 namespace {
 
 namespace llama = lsaq::llama;
-using Device = lsaq::Backend<lsaq::Cpu>;
+using Device = lsaq::Backend<lsaq::Cpu, lsaq::Activation<lsaq::Float32>>;
 
 /// A checkpoint whose layers are taken.
 struct Checkpoint {

@@ -16,7 +16,7 @@
 
 namespace {
 
-using Device = lsaq::Backend<lsaq::Cpu>;
+using Device = lsaq::Backend<lsaq::Cpu, lsaq::Activation<lsaq::Float32>>;
 using lsaq::ChannelAxis;
 using lsaq::MatrixView;
 using lsaq::SharedChannelFormat;

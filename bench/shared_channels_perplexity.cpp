@@ -16,7 +16,7 @@
 namespace {
 
 namespace llama = lsaq::llama;
-using Device = lsaq::Backend<lsaq::Cpu>;
+using Device = lsaq::Backend<lsaq::Cpu, lsaq::Activation<lsaq::Float32>>;
 using lsaq::MatrixView;
 
 /// How the projections are kept. Plans tell them apart by bits, which mean nothing else here.

@@ -3,24 +3,30 @@
 
 #include "layer_source.hpp"
 
-#include <lsaq/deployment/cpu.hpp>
 #include <lsaq/models/evaluation.hpp>
 #include <lsaq/planning/plan.hpp>
 
+#include <variant>
+
 namespace command {
+
+/// What activations are while packed weights are multiplied.
+enum class Activations { float32, int8 };
+
+/// float32 or int8, for an option; nothing for another word.
+std::optional<Activations> activations_named(const std::string& name);
 
 /// Weights in memory and a decoder on them. Stays where it is: the decoder refers to the weights.
 class DeployedModel {
 public:
-  using Device = lsaq::Backend<lsaq::Cpu>;
-
   /// Quantizes and deploys layer by layer, as `source` gives them; shows progress, can be interrupted. `model` must outlive it. Throws what the source does,
   /// BadInput, std::bad_alloc, Interrupted.
-  DeployedModel(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device, std::size_t context);
+  DeployedModel(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device, std::size_t context,
+                Activations activations);
   DeployedModel(const DeployedModel&) = delete;
   DeployedModel& operator=(const DeployedModel&) = delete;
 
-  std::size_t context() const { return decoder_.context(); }
+  std::size_t context() const { return std::visit([](const auto& decoder) { return decoder.context(); }, decoder_); }
   /// Bytes allocated, in the plan's parts; reserve and memory are 0.
   lsaq::PlanBytes allocated() const;
   /// Appends tokens, gives the logits of the next one.
@@ -30,9 +36,8 @@ public:
 
 private:
   const Model* model_;
-  Device device_;
   lsaq::llama::ModelWeights weights_;
-  lsaq::llama::Decoder<Device> decoder_;
+  std::variant<lsaq::llama::Decoder<Device>, lsaq::llama::Decoder<FastDevice>> decoder_;
   std::vector<float> block_logits_; ///< of a block of positions, while scoring
 };
 

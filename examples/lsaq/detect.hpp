@@ -2,15 +2,13 @@
 #pragma once
 
 #include "calibration.hpp"
+#include "device.hpp"
 
-#include <lsaq/deployment/cpu.hpp>
 #include <lsaq/importance/layer_importance.hpp>
 
 #include <nlohmann/json_fwd.hpp>
 
 namespace command {
-
-using Device = lsaq::Backend<lsaq::Cpu>;
 
 /// What to measure.
 struct DetectOptions {

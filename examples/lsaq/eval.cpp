@@ -28,6 +28,7 @@ struct EvalOptions {
   EvaluationText text;
   std::string protocol = "every";
   bool divergence = false;
+  std::string activations = "float32";
 };
 
 /// Bits, rounding and where the layers come from: a file of quantized layers, or the plan's where there is one, options first.
@@ -40,8 +41,8 @@ QuantizedFile wanted(const EvalOptions& options, const Model& model, const Devic
 
 /// Likelihoods by the decoder that would be deployed.
 std::vector<llama::WindowScore> score_deployed(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device,
-                                               const EvaluationWindows& text) {
-  DeployedModel deployed(model, plan, source, device, text.longest);
+                                               const EvaluationWindows& text, Activations activations) {
+  DeployedModel deployed(model, plan, source, device, text.longest, activations);
   std::vector<llama::WindowScore> scores;
   Progress progress("perplexity: window", text.windows.size());
   for (const llama::ScoredWindow& window : text.windows) {
@@ -54,7 +55,8 @@ std::vector<llama::WindowScore> score_deployed(const Model& model, const lsaq::P
 }
 
 /// The plan beside the unquantized model, layer by layer.
-llama::PlanScores score_beside_reference(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device,
+template <class AnyDevice>
+llama::PlanScores score_beside_reference(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const AnyDevice& device,
                                          const EvaluationWindows& text) {
   const llama::OuterWeights outer = source.outer(device);
   std::optional<Progress> progress;
@@ -88,8 +90,10 @@ void evaluate(EvalOptions options, const Global& global) {
   const lsaq::Plan& plan = file.plan;
   const Stopwatch watch;
   llama::PlanScores beside;
-  if (options.divergence) beside = score_beside_reference(model, plan, source, device, text);
-  const std::vector<llama::WindowScore> scores = options.divergence ? beside.plans[0] : score_deployed(model, plan, source, device, text);
+  const Activations activations = *activations_named(options.activations);
+  if (options.divergence && activations == Activations::float32) beside = score_beside_reference(model, plan, source, device, text);
+  if (options.divergence && activations == Activations::int8) beside = score_beside_reference(model, plan, source, FastDevice(pool), text);
+  const std::vector<llama::WindowScore> scores = options.divergence ? beside.plans[0] : score_deployed(model, plan, source, device, text, activations);
   const double seconds = watch.seconds();
   const llama::Estimate nll = llama::nll_of(scores);
   const lsaq::Bytes bytes = model_bytes_of(model.config, plan, quantization.rounding.grouping).total;
@@ -105,6 +109,7 @@ void evaluate(EvalOptions options, const Global& global) {
                         {"context", text.longest},
                         {"average_bits", plan.average_bits},
                         {"rounding", quantization.describe()},
+                        {"activations", options.activations},
                         {"bytes_weights", bytes},
                         {"seconds", seconds}};
     if (text.stride != 0) json["stride"] = text.stride;
@@ -130,8 +135,8 @@ void evaluate(EvalOptions options, const Global& global) {
     report += fmt::format("same likeliest token as FP16 {}%\n", with_error({100 * agreement.mean, 100 * agreement.error}, 2));
   }
   report +=
-      fmt::format("{} windows of at most {} tokens, {}\naverage {:.4g} bits a weight, {}\nmodel {} ({} bytes), {:.1f} s\n", text.windows.size(), text.longest,
-                  describe(options.text.protocol, text.stride), plan.average_bits, quantization.describe(), lsaq::format_bytes(bytes), bytes, seconds);
+      fmt::format("{} windows of at most {} tokens, {}\naverage {:.4g} bits a weight, {}, {} activations\nmodel {} ({} bytes), {:.1f} s\n", text.windows.size(), text.longest,
+                  describe(options.text.protocol, text.stride), plan.average_bits, quantization.describe(), options.activations, lsaq::format_bytes(bytes), bytes, seconds);
   print_text(report);
 }
 
@@ -155,6 +160,9 @@ void add_eval(CLI::App& app, Global& global) {
       ->check(CLI::IsMember({"every", "second-half", "strided"}));
   verb->add_option("--stride", options->text.stride, "Tokens from one strided window to the next (default: half the context)")->check(CLI::Range(1, 1 << 30));
   verb->add_flag("--divergence", options->divergence, "Compare with FP16: KL divergence, same likeliest token, paired difference");
+  verb->add_option("--activations", options->activations, "Activations beside packed weights: float32 measures the weights alone, int8 is how run deploys")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"float32", "int8"}));
   add_global_options(*verb, global);
   verb->callback([options, &global] { evaluate(*options, global); });
 }

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "calibration.hpp"
+#include "device.hpp"
 
-#include <lsaq/deployment/cpu.hpp>
 #include <lsaq/models/llama_calibration.hpp>
 
 namespace command {
@@ -11,8 +11,6 @@ namespace command {
 /// The statistics of one model on one set of windows. They are measured when a layer is first asked for.
 class InputStatisticsCache {
 public:
-  using Device = lsaq::Backend<lsaq::Cpu>;
-
   /// `keep`: in files of the cache folder; else, or where these can't be written, in memory. `model` and `device` must outlive it.
   InputStatisticsCache(const Model& model, Windows windows, const Device& device, bool keep);
 

@@ -34,6 +34,6 @@ struct QuantizedFile {
 };
 
 /// Throws BadInput if it was made from another model, or is damaged.
-QuantizedFile open_quantized(const std::filesystem::path& path, const Model& model, const lsaq::Backend<lsaq::Cpu>& device);
+QuantizedFile open_quantized(const std::filesystem::path& path, const Model& model, const Device& device);
 
 } // namespace command

@@ -17,7 +17,7 @@ namespace command {
 
 namespace llama = lsaq::llama;
 
-QuantizedFile open_quantized(const std::filesystem::path& path, const Model& model, const lsaq::Backend<lsaq::Cpu>& device) {
+QuantizedFile open_quantized(const std::filesystem::path& path, const Model& model, const Device& device) {
   const std::string name = lsaq::printable_path(path);
   lsaq::PlanFile file;
   Quantization quantization;
@@ -33,8 +33,6 @@ QuantizedFile open_quantized(const std::filesystem::path& path, const Model& mod
 }
 
 namespace {
-
-using Device = lsaq::Backend<lsaq::Cpu>;
 
 struct QuantizeOptions {
   std::string model;

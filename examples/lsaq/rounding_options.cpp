@@ -135,14 +135,14 @@ Quantization quantization_of(const RoundingOptions& options, const Quantization&
 }
 
 llama::RoundingLoader rounding_loader(const Model& model, const Quantization& quantization, const RoundingOptions& options,
-                                      const lsaq::Backend<lsaq::Cpu>& device) {
+                                      const Device& device) {
   Windows windows;
   if (quantization.needs_calibration()) windows = calibration_windows(model, options.calibration);
   return rounding_loader(model, quantization, std::move(windows), options.keep, device);
 }
 
 llama::RoundingLoader rounding_loader(const Model& model, const Quantization& quantization, Windows windows, bool keep,
-                                      const lsaq::Backend<lsaq::Cpu>& device) {
+                                      const Device& device) {
   llama::WeightLoader loader(model.source, model.config, device.executor());
   loader.transform(quantization.model_transform(model.config));
   std::function<llama::LayerStatistics(std::size_t)> statistics;

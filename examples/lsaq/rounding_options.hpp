@@ -2,8 +2,8 @@
 #pragma once
 
 #include "calibration.hpp"
+#include "device.hpp"
 
-#include <lsaq/deployment/cpu.hpp>
 #include <lsaq/formats/plan_file.hpp>
 #include <lsaq/models/llama_rounding.hpp>
 
@@ -47,9 +47,9 @@ lsaq::Grouping parse_granularity(const std::string& text);
 /// A loader that quantizes this way. Statistics are measured where they are first needed, with progress, and kept in the user's cache. `model` and `device`
 /// must outlive it. Throws BadInput, InvalidArgument, Interrupted, from the loader too.
 lsaq::llama::RoundingLoader rounding_loader(const Model& model, const Quantization& quantization, const RoundingOptions& options,
-                                            const lsaq::Backend<lsaq::Cpu>& device);
+                                            const Device& device);
 /// The same with calibration windows already there; none are needed for nearest. `keep`: whether statistics are kept in the cache.
 lsaq::llama::RoundingLoader rounding_loader(const Model& model, const Quantization& quantization, Windows windows, bool keep,
-                                            const lsaq::Backend<lsaq::Cpu>& device);
+                                            const Device& device);
 
 } // namespace command

@@ -28,6 +28,7 @@ struct RunOptions {
   std::optional<std::size_t> wanted_context;
   std::size_t context = 0; ///< the one wanted, or 256, or the model's
   std::size_t tokens = 0;
+  std::string activations = "int8";
   double temperature = 0;
   std::uint64_t seed = 0;
   BudgetOptions budget;
@@ -171,7 +172,7 @@ void run(RunOptions options, const Global& global) {
   // Quantize and deploy.
   const Stopwatch load;
   if (!source) source.emplace(rounding_loader(model, quantization, options.rounding, device));
-  DeployedModel deployed(model, plan.plan, *source, device, options.context);
+  DeployedModel deployed(model, plan.plan, *source, device, options.context, *activations_named(options.activations));
   const double load_seconds = load.seconds();
   const lsaq::PlanBytes& planned = plan.plan.bytes;
   const lsaq::PlanBytes allocated = deployed.allocated();
@@ -235,6 +236,9 @@ void add_run(CLI::App& app, Global& global) {
   verb->add_option("--quantized", options->quantized_file, "Deploy the layers of this file of lsaq quantize")->excludes("--plan");
   add_rounding_options(*verb, options->rounding);
   add_rounding_calibration_options(*verb, options->rounding);
+  verb->add_option("--activations", options->activations, "Activations beside packed weights: int8 is faster, float32 the reference")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"float32", "int8"}));
   add_global_options(*verb, global);
   verb->footer("The text goes to standard output, the report to standard error.");
   verb->callback([options, &global] { run(*options, global); });

@@ -27,6 +27,8 @@ using lsaq::PerChannel;
 using lsaq::ScaleType;
 using lsaq::Status;
 
+using Exact = Backend<Cpu, lsaq::Activation<lsaq::Float32>>;
+
 MatrixView view_of(const Rows& rows, std::size_t count, std::size_t columns) { return {rows.data(), count, columns, rows.stride()}; }
 MutableMatrixView output_of(const Rows& rows, std::size_t count, std::size_t columns) { return {rows.data(), count, columns, rows.stride()}; }
 
@@ -57,7 +59,7 @@ struct Backwards {
 class CpuBackend : public testing::TestWithParam<Isa> {
 protected:
   void SetUp() override { SKIP_UNLESS_RUNS(GetParam()); }
-  Backend<Cpu> device(lsaq::ExecutorRef executor = {}) const { return Backend<Cpu>(executor, GetParam()); }
+  Exact device(lsaq::ExecutorRef executor = {}) const { return Exact(executor, GetParam()); }
 
   std::mt19937 random_{31};
 };
@@ -279,7 +281,7 @@ public:
   MatrixView blocks() const { return view_of(blocks_, ElementType::q8_0, rows, columns, 0); }
 
   /// All of y; fails unless every product is computed. Allocates nothing but the result.
-  std::span<const float> run(const Backend<Cpu>& cpu, std::span<std::byte> workspace) {
+  std::span<const float> run(const Exact& cpu, std::span<std::byte> workspace) {
     ok_ = true;
     for (float& value : y_.all()) value = std::nanf("");
     ok_ &= cpu.matmul(packed_, view_of(x_, tokens_, columns), part(0), workspace) == Status::ok;
@@ -318,7 +320,7 @@ private:
 
 TEST_P(CpuBackend, WorkspaceIsTheInputInWholePanelsFromTwelveTokensOn) {
   const ThreeProducts products(1, random_);
-  const Backend<Cpu> cpu = device();
+  const Exact cpu = device();
   for (const std::size_t tokens : {0, 1, 4, 11}) {
     EXPECT_EQ(cpu.workspace_bytes(products.packed().view(), tokens), 0u);
     EXPECT_EQ(cpu.workspace_bytes(products.halves(), tokens), 0u);
@@ -381,7 +383,7 @@ TEST_P(CpuBackend, EveryExecutorGivesTheSameBitsWithAWorkspace) {
 }
 
 TEST_P(CpuBackend, ProductsThrowNothing) {
-  const Backend<Cpu> cpu = device();
+  const Exact cpu = device();
   static_assert(noexcept(cpu.matmul(std::declval<const PackedMatrix&>(), MatrixView(), MutableMatrixView(), std::span<std::byte>())));
   static_assert(noexcept(cpu.matmul(MatrixView(), MatrixView(), MutableMatrixView(), std::span<std::byte>())));
   static_assert(noexcept(cpu.matvec(std::declval<const PackedMatrix&>(), std::span<const float>(), std::span<float>())));
@@ -390,7 +392,7 @@ TEST_P(CpuBackend, ProductsThrowNothing) {
 TEST_P(CpuBackend, ProductsAllocateNothing) {
   if (count_allocations() == 0) GTEST_SKIP() << "operator new: can't be counted in this build";
   lsaq::ThreadPool pool(2);
-  for (const Backend<Cpu>& cpu : {device(), device(pool)})
+  for (const Exact& cpu : {device(), device(pool)})
     for (const std::size_t tokens : {1, 9, 12, 70}) {
       ThreeProducts products(tokens, random_);
       std::vector<std::byte> workspace(cpu.workspace_bytes(products.halves(), tokens));

@@ -25,7 +25,7 @@ using lsaq::WeightRows;
 /// The paths of this processor family, whether or not this machine runs them.
 inline std::vector<Isa> family_paths() {
   std::vector<Isa> paths = {Isa::scalar, Isa::eigen};
-  if (LSAQ_X86 != 0) paths.insert(paths.end(), {Isa::avx2, Isa::avx512});
+  if (LSAQ_X86 != 0) paths.insert(paths.end(), {Isa::avx2, Isa::avx512, Isa::avx512vnni});
   if (LSAQ_ARM64 != 0) paths.push_back(Isa::neon);
   return paths;
 }

@@ -8,7 +8,7 @@
 
 namespace small_llama {
 
-using Device = lsaq::Backend<lsaq::Cpu>;
+using Device = lsaq::Backend<lsaq::Cpu, lsaq::Activation<lsaq::Float32>>;
 namespace llama = lsaq::llama;
 
 struct Opened {

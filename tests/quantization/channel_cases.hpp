@@ -15,7 +15,7 @@
 
 namespace channel_cases {
 
-using Device = lsaq::Backend<lsaq::Cpu>;
+using Device = lsaq::Backend<lsaq::Cpu, lsaq::Activation<lsaq::Float32>>;
 
 /// An owned row-major FP32 matrix.
 struct Matrix {

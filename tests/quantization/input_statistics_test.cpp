@@ -12,7 +12,7 @@
 
 namespace input_statistics_test {
 
-using Device = lsaq::Backend<lsaq::Cpu>;
+using Device = lsaq::Backend<lsaq::Cpu, lsaq::Activation<lsaq::Float32>>;
 using lsaq::InputStatistics;
 using lsaq::MatrixView;
 using test_support::refusal;

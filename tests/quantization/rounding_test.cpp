@@ -13,7 +13,7 @@
 
 namespace rounding_test {
 
-using Device = lsaq::Backend<lsaq::Cpu>;
+using Device = lsaq::Backend<lsaq::Cpu, lsaq::Activation<lsaq::Float32>>;
 using lsaq::CodeRange;
 using lsaq::GptqFactor;
 using lsaq::GptqOptions;

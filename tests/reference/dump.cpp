@@ -14,7 +14,7 @@
 namespace {
 
 namespace llama = lsaq::llama;
-using Device = lsaq::Backend<lsaq::Cpu>;
+using Device = lsaq::Backend<lsaq::Cpu, lsaq::Activation<lsaq::Float32>>;
 
 std::ofstream create(const std::string& path) {
   std::ofstream file(path, std::ios::binary);

@@ -27,6 +27,7 @@ public:
 
   Decoder(Decoder&&) = default;
 
+  const Device& device() const noexcept { return device_; }
   std::size_t position() const noexcept { return position_; }
   std::size_t context() const noexcept { return cache_.context(); }
   Bytes kv_cache_bytes() const noexcept { return cache_.bytes(); }

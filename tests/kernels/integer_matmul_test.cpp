@@ -1,0 +1,210 @@
+#include <lsaq/deployment/cpu.hpp>
+#include <lsaq/quantization/quantizer.hpp>
+#include <lsaq/thread_pool.hpp>
+
+#include "kernels/kernel_cases.hpp"
+#include "quantization/oracle.hpp"
+
+#include <gmock/gmock.h>
+
+#include <cstring>
+
+// Integer products on every path: codes of tokens by a plain double computation, sums by a plain loop in 64 bits, outputs by the stated formula; all exact.
+namespace integer_matmul_test {
+
+using lsaq::Isa;
+using lsaq::MatrixView;
+using lsaq::PackedFormat;
+using lsaq::PackedMatrix;
+using lsaq::TokenCodes;
+using lsaq::TokenLayout;
+
+/// Values in a block of memory that ends where they end, so that sanitizers see what is read behind them.
+std::vector<float> states(std::size_t tokens, std::size_t columns, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> x(tokens * columns);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = normal(random);
+    if (i % 97 == 13) x[i] *= 40; // a few large ones, as decoders have them
+    if (i % 389 == 200) x[i] *= 3000;
+  }
+  return x;
+}
+
+/// q and the scale of a token by the definition, in double where nothing is rounded on purpose.
+struct PlainToken {
+  float scale = 0;
+  std::vector<long> q;
+
+  explicit PlainToken(std::span<const float> x) {
+    std::vector<float> maxima((x.size() + 31) / 32);
+    for (std::size_t c = 0; c < x.size(); ++c) maxima[c / 32] = std::max(maxima[c / 32], std::fabs(x[c]));
+    std::sort(maxima.begin(), maxima.end(), std::greater<>());
+    const std::size_t k = lsaq::high_blocks_of(x.size());
+    scale = std::max({k < maxima.size() ? maxima[k] / 127.0f : 0.0f, maxima[0] / 16319.0f, std::numeric_limits<float>::min()});
+    const float inverse = 1.0f / scale;
+    for (const float value : x) q.push_back(std::lrint(value * inverse));
+  }
+};
+
+std::int8_t stored8(const TokenCodes& codes, std::size_t tile, std::size_t lane, std::size_t column) {
+  return static_cast<std::int8_t>(codes.tile(tile)[(column / 4 * codes.layout.lanes + lane) * 4 + column % 4]);
+}
+
+std::int16_t stored16(const TokenCodes& codes, std::size_t tile, std::size_t lane, std::size_t column) {
+  std::int16_t q;
+  std::memcpy(&q, codes.tile(tile) + 2 * ((column / 2 * codes.layout.lanes + lane) * 2 + column % 2), sizeof q);
+  return q;
+}
+
+class IntegerProducts : public testing::TestWithParam<Isa> {
+protected:
+  void SetUp() override { SKIP_UNLESS_RUNS(GetParam()); }
+  const lsaq::CpuKernels& kernels() const { return lsaq::kernels_of(GetParam()); }
+  const lsaq::IntegerKernels& integer() const { return *kernels().integer; }
+
+  std::mt19937 random_{77};
+};
+
+INSTANTIATE_TEST_SUITE_P(Paths, IntegerProducts, testing::ValuesIn(lsaq::all_isas), [](const auto& param) { return std::string(name_of(param.param)); });
+
+TEST_P(IntegerProducts, CodesOfTokensAreTheDefinitions) {
+  for (const std::size_t columns : {1, 3, 31, 32, 33, 63, 64, 65, 100, 576, 1000, 4097})
+    for (const std::size_t tokens : {1, 5, 15, 16, 17, 40})
+      for (const unsigned bits : {4, 8}) {
+        const TokenLayout layout = integer().layout(bits, tokens);
+        const std::vector<float> x = states(tokens, columns, random_);
+        std::vector<std::byte> memory(TokenCodes::bytes(tokens, columns, layout), std::byte{0x55});
+        const TokenCodes codes = TokenCodes::divide(tokens, columns, layout, memory.data());
+        std::size_t seen = 0;
+        for (std::size_t tile = 0; tile < codes.tiles(); ++tile) {
+          lsaq::quantize_tile(integer(), x.data(), columns, codes, tile);
+          for (std::size_t lane = 0; codes.first_of(tile) + lane < codes.first_of(tile + 1); ++lane, ++seen) {
+            const std::size_t token = codes.first_of(tile) + lane;
+            const PlainToken plain({x.data() + token * columns, columns});
+            ASSERT_EQ(codes.scales[token], plain.scale);
+            ASSERT_EQ(codes.sums[token], std::accumulate(plain.q.begin(), plain.q.end(), 0l));
+            std::size_t high = 0;
+            for (std::size_t c = 0; c < lsaq::padded_columns(columns); ++c) {
+              const long q = c < columns ? plain.q[c] : 0;
+              if (layout.width == 2) {
+                ASSERT_EQ(stored16(codes, tile, lane, c), q) << columns << " columns, token " << token << ", column " << c;
+                continue;
+              }
+              if (c % 32 == 0 && c != 0 && high < codes.high_counts[token] && codes.high_blocks[token * codes.high_limit + high] < c / 32) ++high;
+              const std::size_t slot = token * codes.high_limit + high;
+              const bool two = high < codes.high_counts[token] && codes.high_blocks[slot] == c / 32;
+              ASSERT_EQ(stored8(codes, tile, lane, c) + (two ? 128 * codes.high[slot * 32 + c % 32] : 0), q)
+                  << columns << " columns, token " << token << ", column " << c;
+            }
+            ASSERT_LE(codes.high_counts[token], codes.high_limit);
+          }
+        }
+        ASSERT_EQ(seen, tokens);
+      }
+}
+
+/// A matrix whose storage ends with its scales, all codes from lowest to highest.
+PackedMatrix random_codes(std::size_t rows, std::size_t columns, unsigned bits, std::mt19937& random) {
+  std::uniform_real_distribution<float> draw(-1, 1);
+  std::vector<float> weights(rows * columns);
+  for (float& w : weights) w = draw(random);
+  return lsaq::quantize(MatrixView(weights.data(), rows, columns), PackedFormat{.bits = bits, .range = lsaq::CodeRange::full});
+}
+
+/// y by the formula: the exact sum, rounded to FP32, times the token's scale, times the row's, each rounded.
+float expected(const PackedMatrix& packed, std::size_t row, const PlainToken& token, const std::vector<int>& codes) {
+  long sum = 0;
+  for (std::size_t c = 0; c < codes.size(); ++c) sum += codes[c] * token.q[c];
+  EXPECT_LT(std::abs(sum), 1l << 31);
+  const float scaled = static_cast<float>(sum) * token.scale;
+  return scaled * static_cast<float>(oracle::scale_of(packed.view(), row));
+}
+
+TEST_P(IntegerProducts, AreTheFormulasToTheLastBit) {
+  for (unsigned bits = lsaq::min_bits; bits <= lsaq::max_bits; ++bits)
+    for (const auto& [rows, columns] : {std::pair<std::size_t, std::size_t>(1, 1), {3, 31}, {4, 64}, {33, 65}, {50, 100}, {70, 577}, {9, 1500}, {40, 2111}})
+      for (const std::size_t tokens : {1, 2, 3, 4, 7, 15, 16, 17, 19, 25, 64, 200}) {
+        const PackedMatrix packed = random_codes(rows, columns, bits, random_);
+        const std::vector<float> x = states(tokens, columns, random_);
+        std::vector<float> y(tokens * rows);
+        const lsaq::Backend<lsaq::Cpu> device({}, GetParam());
+        std::vector<std::byte> workspace(tokens % 2 == 0 ? device.workspace_bytes(packed.view(), tokens) : 0);
+        ASSERT_EQ(device.matmul(packed, MatrixView(x.data(), tokens, columns), {y.data(), tokens, rows}, workspace), lsaq::Status::ok);
+        for (std::size_t r = 0; r < rows; ++r) {
+          const std::vector<int> codes = oracle::codes_of(packed.view(), r);
+          for (std::size_t t = 0; t < tokens; t += 1 + tokens / 20) {
+            const PlainToken token({x.data() + t * columns, columns});
+            ASSERT_EQ(y[t * rows + r], expected(packed, r, token, codes))
+                << bits << " bits, " << rows << " x " << columns << ", " << tokens << " tokens, row " << r << ", token " << t;
+          }
+        }
+      }
+}
+
+TEST_P(IntegerProducts, DoNotDependOnThreadsOrOtherTokens) {
+  lsaq::ThreadPool pool(3);
+  for (const unsigned bits : {3, 4, 8}) {
+    const std::size_t rows = 333, columns = 700, tokens = 21;
+    const PackedMatrix packed = random_codes(rows, columns, bits, random_);
+    const std::vector<float> x = states(tokens, columns, random_);
+    std::vector<float> together(tokens * rows), alone(rows);
+    const lsaq::Backend<lsaq::Cpu> device(pool, GetParam());
+    ASSERT_EQ(device.matmul(packed, MatrixView(x.data(), tokens, columns), {together.data(), tokens, rows}), lsaq::Status::ok);
+    for (std::size_t t = 0; t < tokens; ++t) {
+      ASSERT_EQ((lsaq::Backend<lsaq::Cpu>({}, GetParam()).matvec(packed, std::span(x).subspan(t * columns, columns), alone)), lsaq::Status::ok);
+      ASSERT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + t * rows)) << "token " << t;
+    }
+  }
+}
+
+TEST_P(IntegerProducts, LargestSumsFit) {
+  for (const std::size_t columns : {4096, 16384, 28672}) {
+    std::vector<float> weights(columns, -1), x(columns, 1.0f), y(1);
+    for (std::size_t b = 0; b < lsaq::high_blocks_of(columns); ++b) std::fill_n(x.begin() + b * 32, 32, 128.49f);
+    const PackedMatrix packed = lsaq::quantize(MatrixView(weights.data(), 1, columns), PackedFormat{.bits = 8, .range = lsaq::CodeRange::full});
+    ASSERT_EQ(oracle::codes_of(packed.view(), 0)[0], -128);
+    const lsaq::Backend<lsaq::Cpu> device({}, GetParam());
+    std::vector<std::byte> workspace(device.workspace_bytes(packed.view(), 1));
+    ASSERT_EQ(device.matmul(packed, MatrixView(x.data(), 1, columns), {y.data(), 1, 1}, workspace), lsaq::Status::ok);
+    EXPECT_EQ(y[0], expected(packed, 0, PlainToken(x), oracle::codes_of(packed.view(), 0)));
+    EXPECT_NEAR(y[0], -std::accumulate(x.begin(), x.end(), 0.0), 0.01 * static_cast<double>(columns));
+  }
+}
+
+TEST_P(IntegerProducts, ValuesThatAreNotFiniteSpoilTheirTokenOnly) {
+  const std::size_t rows = 40, columns = 96, tokens = 18;
+  const PackedMatrix packed = random_codes(rows, columns, 4, random_);
+  std::vector<float> x = states(tokens, columns, random_), y(tokens * rows);
+  x[2 * columns + 50] = std::numeric_limits<float>::infinity();
+  x[3 * columns + 95] = -std::numeric_limits<float>::quiet_NaN();
+  std::fill_n(x.begin() + 4 * columns, columns, 0.0f);
+  std::fill_n(x.begin() + 5 * columns, columns, 1e-44f);
+  x[6 * columns] = std::numeric_limits<float>::max();
+  ASSERT_EQ((lsaq::Backend<lsaq::Cpu>({}, GetParam()).matmul(packed, MatrixView(x.data(), tokens, columns), {y.data(), tokens, rows})), lsaq::Status::ok);
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t r = 0; r < rows; ++r) {
+      const float value = y[t * rows + r];
+      const bool as_expected = t == 2 || t == 3 ? std::isnan(value) : t == 4 || t == 5 ? std::fabs(value) < 1e-30f : t == 6 || std::isfinite(value);
+      ASSERT_TRUE(as_expected) << "token " << t << ": " << value;
+    }
+}
+
+TEST_P(IntegerProducts, RowsTooLongForExactSumsKeepFloats) {
+  const std::size_t columns = 1 << 17;
+  ASSERT_EQ(lsaq::high_blocks_of(columns), 0u);
+  std::vector<float> weights(columns, 0.5f), x(columns, 0.25f), y(1);
+  const PackedMatrix packed = lsaq::quantize(MatrixView(weights.data(), 1, columns), PackedFormat{.bits = 8});
+  ASSERT_EQ((lsaq::Backend<lsaq::Cpu>({}, GetParam()).matvec(packed, x, y)), lsaq::Status::ok);
+  EXPECT_NEAR(y[0], 0.125 * static_cast<double>(columns), 0.01 * static_cast<double>(columns));
+}
+
+TEST(HighBlocks, KeepSumsBelowTheirLimit) {
+  for (std::size_t columns = 1; columns < 140'000; columns = columns * 9 / 8 + 1)
+    if (const std::size_t k = lsaq::high_blocks_of(columns); k != 0) {
+      EXPECT_LT(columns * 127 + k * 32 * (16319 - 127), lsaq::sum_limit);
+      EXPECT_LE(k, lsaq::most_high_blocks);
+    }
+}
+
+} // namespace integer_matmul_test
