@@ -72,7 +72,7 @@ TEST_P(IntegerProducts, CodesOfTokensAreTheDefinitions) {
   for (const std::size_t columns : {1, 3, 31, 32, 33, 63, 64, 65, 100, 576, 1000, 4097})
     for (const std::size_t tokens : {1, 5, 15, 16, 17, 40})
       for (const unsigned bits : {4, 8}) {
-        const TokenLayout layout = integer().layout(bits, tokens);
+        const TokenLayout layout = integer().layout(bits, tokens, lsaq::Scaling::token);
         const std::vector<float> x = states(tokens, columns, random_);
         std::vector<std::byte> memory(TokenCodes::bytes(tokens, columns, layout), std::byte{0x55});
         const TokenCodes codes = TokenCodes::divide(tokens, columns, layout, memory.data());
@@ -118,7 +118,7 @@ float expected(const PackedMatrix& packed, std::size_t row, const PlainToken& to
   for (std::size_t c = 0; c < codes.size(); ++c) sum += codes[c] * token.q[c];
   EXPECT_LT(std::abs(sum), 1l << 31);
   const float scaled = static_cast<float>(sum) * token.scale;
-  return scaled * static_cast<float>(oracle::scale_of(packed.view(), row));
+  return scaled * static_cast<float>(oracle::scale_of(packed.view(), packed.view().scale_index(row, 0)));
 }
 
 TEST_P(IntegerProducts, AreTheFormulasToTheLastBit) {
@@ -139,6 +139,52 @@ TEST_P(IntegerProducts, AreTheFormulasToTheLastBit) {
                 << bits << " bits, " << rows << " x " << columns << ", " << tokens << " tokens, row " << r << ", token " << t;
           }
         }
+      }
+}
+
+/// y by the formula: block after block, the exact sum times both scales, added by a fused multiply-add.
+float expected_of_blocks(const PackedMatrix& packed, std::size_t row, std::span<const float> x, const std::vector<int>& codes) {
+  float total = 0;
+  for (std::size_t first = 0; first < x.size(); first += 32) {
+    const std::span<const float> block = x.subspan(first, std::min<std::size_t>(32, x.size() - first));
+    float largest = 0;
+    for (const float value : block) largest = std::max(largest, std::fabs(value));
+    const float scale = std::max(largest / 127.0f, std::numeric_limits<float>::min()), inverse = 1.0f / scale;
+    long sum = 0;
+    for (std::size_t i = 0; i < block.size(); ++i) sum += codes[first + i] * std::lrint(block[i] * inverse);
+    const auto row_scale = static_cast<float>(oracle::scale_of(packed.view(), packed.view().scale_index(row, first)));
+    total = std::fma(static_cast<float>(sum), row_scale * scale, total);
+  }
+  return total;
+}
+
+template <class Device> void expect_blocks(const Device& device, const PackedMatrix& packed, std::size_t tokens, std::mt19937& random) {
+  const std::size_t rows = packed.rows(), columns = packed.columns();
+  const std::vector<float> x = states(tokens, columns, random);
+  std::vector<float> y(tokens * rows);
+  std::vector<std::byte> workspace(tokens % 2 == 0 ? device.workspace_bytes(packed.view(), tokens) : 0);
+  ASSERT_EQ(device.matmul(packed, MatrixView(x.data(), tokens, columns), {y.data(), tokens, rows}, workspace), lsaq::Status::ok);
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::vector<int> codes = oracle::codes_of(packed.view(), r);
+    for (std::size_t t = 0; t < tokens; t += 1 + tokens / 20)
+      ASSERT_EQ(y[t * rows + r], expected_of_blocks(packed, r, {x.data() + t * columns, columns}, codes))
+          << packed.bits() << " bits, " << packed.grouping().name() << ", " << rows << " x " << columns << ", " << tokens << " tokens, row " << r << ", token " << t;
+  }
+}
+
+TEST_P(IntegerProducts, OfGroupsAndBlocksAreTheFormulaToo) {
+  for (unsigned bits = lsaq::min_bits; bits <= lsaq::max_bits; ++bits)
+    for (const auto& [rows, columns] : {std::pair<std::size_t, std::size_t>(1, 1), {3, 31}, {33, 65}, {50, 100}, {20, 577}, {5, 4200}})
+      for (const std::size_t tokens : {1, 3, 6, 7, 13, 40}) {
+        std::vector<float> weights(rows * columns);
+        std::normal_distribution<float> draw;
+        for (float& w : weights) w = draw(random_);
+        const MatrixView view(weights.data(), rows, columns);
+        for (const std::uint32_t group : {32u, 96u, 128u})
+          expect_blocks(lsaq::Backend<lsaq::Cpu>({}, GetParam()), lsaq::quantize(view, PackedFormat{.bits = bits, .grouping = {.columns = group}}), tokens, random_);
+        expect_blocks(lsaq::Backend<lsaq::Cpu, lsaq::Activation<lsaq::Int8PerBlock>>({}, GetParam()), lsaq::quantize(view, PackedFormat{.bits = bits}), tokens,
+                      random_);
+        if (HasFatalFailure()) return;
       }
 }
 

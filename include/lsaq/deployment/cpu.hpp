@@ -35,7 +35,8 @@ public:
   /// Bytes of workspace with which a product with `tokens` rows of input is fastest: its input again, as codes or transposed. Few tokens need none.
   std::size_t workspace_bytes(PackedView weights, std::size_t tokens) const noexcept {
     if (!as_integers(weights)) return float_workspace_bytes(weights.columns, tokens);
-    const std::size_t needed = TokenCodes::bytes(tokens, weights.columns, kernels_->integer->layout(weights.bits, tokens));
+    const Scaling scaling = scaling_of(weights.grouping);
+    const std::size_t needed = TokenCodes::bytes(tokens, weights.columns, kernels_->integer->layout(weights.bits, tokens, scaling), scaling);
     return needed <= stack_token_bytes ? 0 : needed;
   }
   std::size_t workspace_bytes(MatrixView weights, std::size_t tokens) const noexcept { return float_workspace_bytes(weights.columns, tokens); }
@@ -44,15 +45,16 @@ public:
   static std::size_t workspace_bytes(std::size_t columns, std::size_t tokens) noexcept {
     if (tokens < token_panels_min) return 0;
     return std::max({float_workspace_bytes(columns, tokens), TokenCodes::bytes(tokens, columns, {.width = 1, .lanes = 12}),
-                     TokenCodes::bytes(tokens, columns, {.width = 2, .lanes = 6})});
+                     TokenCodes::bytes(tokens, columns, {.width = 2, .lanes = 6}, Scaling::block)});
   }
 
   /// y = x W^T for a packed W: x is tokens x W.columns (FP32), y is tokens x W.rows, both the caller's.
   ///
-  /// Activation<Int8PerToken>: tokens become integers, sums are exact and the same for every path, number of threads and of tokens; y is the sum, times the
-  /// token's scale, times the row's. Activation<Float32>, scales of groups, and rows of more than 128,000 columns: codes are multiplied by FP32 activations and
-  /// summed in FP32. Allocates nothing; uses 100 KiB of stack a thread. A workspace smaller than workspace_bytes() (or not aligned to four bytes) is left
-  /// unused, which is slower for many tokens. The result does not depend on the number of threads.
+  /// Activation<Int8PerToken>: tokens become integers, y is an exact sum, times the token's scale, times the row's; with scales of groups, or Int8PerBlock, sums
+  /// of 32 columns are exact and added up in order. Either is the same to the last bit on every path and for any number of threads and of tokens.
+  /// Activation<Float32>, and rows of more than 128,000 columns: codes are multiplied by FP32 activations and summed in FP32, the same for any number of threads.
+  /// Allocates nothing; uses 140 KiB of stack a thread. A workspace smaller than workspace_bytes() (or not aligned to four bytes) is left unused, which is slower
+  /// for many tokens.
   Status matmul(PackedView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
     if (weights.bits < min_bits || weights.bits > max_bits) return Status::unsupported;
     WeightRows rows{weights.data, weights.row_bytes(), {.element = ElementType::f32, .bits = weights.bits}};
@@ -60,13 +62,14 @@ public:
     const ElementType type = weights.scale_type == ScaleType::f32   ? ElementType::f32
                              : weights.scale_type == ScaleType::f16 ? ElementType::f16
                                                                     : ElementType::bf16;
-    if (weights.grouping.columns == 0) {
-      const RowScales scales{weights.scale_data(), type, weights.grouping.whole_matrix ? 0u : 1u};
-      return as_integers(weights) ? multiply_integers(rows, shape, scales, x, y, workspace) : multiply(rows, shape, scales, x, y, workspace);
+    RowScales scales{weights.scale_data(), type, weights.grouping.whole_matrix ? 0u : 1u};
+    if (weights.grouping.columns != 0) {
+      if (weights.grouping.columns % group_multiple != 0) return Status::unsupported;
+      rows.groups = {weights.scale_data(), type, weights.grouping.columns, weights.grouping.scales_per_row(weights.columns)};
+      scales = {};
     }
-    if (weights.grouping.columns % group_multiple != 0) return Status::unsupported;
-    rows.groups = {weights.scale_data(), type, weights.grouping.columns, weights.grouping.scales_per_row(weights.columns)};
-    return multiply(rows, shape, {}, x, y, workspace);
+    if (as_integers(weights)) return multiply_integers(rows, shape, scaling_of(weights.grouping), scales, x, y, workspace);
+    return multiply(rows, shape, scales, x, y, workspace);
   }
 
   /// y = x W^T for FP32, FP16, BF16 or Q8_0 weights, read in place.
@@ -91,11 +94,13 @@ public:
   }
 
 private:
-  static constexpr bool integer_activations = std::same_as<typename Activations::policy, Int8PerToken>;
-
-  /// Whether a product is one of integers: the policy's, with a scale a row, and rows short enough for exact sums.
+  /// Whether a product is one of integers: the policy's, and of rows short enough for exact sums.
   static bool as_integers(PackedView weights) noexcept {
-    return integer_activations && weights.grouping.columns == 0 && high_blocks_of(weights.columns) != 0;
+    return !std::same_as<typename Activations::policy, Float32> && high_blocks_of(weights.columns) != 0;
+  }
+
+  static Scaling scaling_of(Grouping grouping) noexcept {
+    return grouping.columns != 0 || std::same_as<typename Activations::policy, Int8PerBlock> ? Scaling::block : Scaling::token;
   }
 
   static std::size_t float_workspace_bytes(std::size_t columns, std::size_t tokens) noexcept {
@@ -112,7 +117,7 @@ private:
     return x.type != ElementType::f32 || x.columns != shape.columns || y.columns != shape.rows || x.rows != y.rows ? Status::shape_mismatch : Status::ok;
   }
 
-  Status multiply_integers(const WeightRows& weights, MatrixShape shape, const RowScales& scales, MatrixView x, MutableMatrixView y,
+  Status multiply_integers(const WeightRows& weights, MatrixShape shape, Scaling scaling, const RowScales& scales, MatrixView x, MutableMatrixView y,
                            std::span<std::byte> workspace) const noexcept {
     if (const Status status = check(shape, x, y); status != Status::ok) return status;
     alignas(64) std::byte on_stack[stack_token_bytes];
@@ -121,10 +126,10 @@ private:
     const std::span<std::byte> memory = workspace.size() >= sizeof on_stack ? workspace : std::span<std::byte>(on_stack);
     for (std::size_t first = 0, count; first < x.rows; first += count) { // all tokens at once, or as many as there is memory for
       count = x.rows - first;
-      while (count > 1 && TokenCodes::bytes(count, shape.columns, integer.layout(bits, count)) > memory.size()) count = (count + 1) / 2;
-      const TokenLayout layout = integer.layout(bits, count);
-      if (TokenCodes::bytes(count, shape.columns, layout) > memory.size()) return multiply(weights, shape, scales, x, y, workspace);
-      const TokenCodes tokens = TokenCodes::divide(count, shape.columns, layout, memory.data());
+      while (count > 1 && TokenCodes::bytes(count, shape.columns, integer.layout(bits, count, scaling), scaling) > memory.size()) count = (count + 1) / 2;
+      const TokenLayout layout = integer.layout(bits, count, scaling);
+      if (TokenCodes::bytes(count, shape.columns, layout, scaling) > memory.size()) return multiply(weights, shape, scales, x, y, workspace);
+      const TokenCodes tokens = TokenCodes::divide(count, shape.columns, layout, memory.data(), scaling);
       const auto* input = static_cast<const float*>(x.data) + first * x.stride;
       executor_.parallel_for(tokens.tiles(), [&](std::size_t tile) { quantize_tile(integer, input, x.stride, tokens, tile); });
       const std::size_t blocks = (shape.rows + tile_rows - 1) / tile_rows;
@@ -132,7 +137,7 @@ private:
       executor_.parallel_for(tasks, [&](std::size_t task) {
         const std::size_t row = blocks * task / tasks * tile_rows;
         const std::size_t end = std::min(blocks * (task + 1) / tasks * tile_rows, shape.rows);
-        multiply_codes(*kernels_, integer, weights, row, end - row, tokens, scales, y.row(first) + row, y.stride);
+        (scaling == Scaling::block ? multiply_blocks : multiply_codes)(*kernels_, integer, weights, row, end - row, tokens, scales, y.row(first) + row, y.stride);
       });
     }
     return Status::ok;

@@ -24,8 +24,9 @@ inline constexpr std::size_t steps_in_16_bits = 8;
 
 constexpr bool in_planes(unsigned bits) noexcept { return bits <= 4; }
 
-inline TokenLayout layout(unsigned bits, std::size_t tokens) noexcept {
-  const std::size_t lanes = tokens <= dot_tokens_max ? 1 : in_planes(bits) ? plane_lanes : whole_lanes;
+inline TokenLayout layout(unsigned bits, std::size_t tokens, Scaling scaling) noexcept {
+  const std::size_t most = in_planes(bits) ? plane_lanes : whole_lanes;
+  const std::size_t lanes = scaling == Scaling::block ? std::clamp<std::size_t>(tokens, 1, most) : tokens <= dot_tokens_max ? 1 : most;
   return {.width = in_planes(bits) ? 1u : 2u, .lanes = lanes};
 }
 
@@ -68,13 +69,14 @@ LSAQ_AVX2_HELPER void scatter(__m256i runs, std::byte* out, std::size_t step) no
   for (std::size_t i = 0; i < 8; ++i) std::memcpy(out + i * step, words + i, 4);
 }
 
-LSAQ_AVX2 void place(const float* x, float inverse_scale, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
+LSAQ_AVX2 void place(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
   const std::size_t token = codes.first_of(tile) + lane, padded = padded_columns(codes.columns), step = 4 * codes.layout.lanes;
   const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
   const std::uint16_t* const high_end = high_block + codes.high_counts[token];
   std::int8_t* high = codes.high + token * codes.high_limit * code_block;
   std::byte* out = codes.tile(tile) + 4 * lane;
-  const __m256 inverse = _mm256_set1_ps(inverse_scale);
+  const bool by_block = codes.scales_per_token != 1;
+  std::int32_t* const sums = codes.sums + token * codes.scales_per_token;
   __m256i sum = _mm256_setzero_si256();
   alignas(32) float last[code_block];
   for (std::size_t first = 0; first < padded; first += code_block) {
@@ -83,12 +85,15 @@ LSAQ_AVX2 void place(const float* x, float inverse_scale, std::size_t tile, std:
       for (std::size_t i = 0; i < code_block; ++i) last[i] = first + i < codes.columns ? x[first + i] : 0.0f;
       from = last;
     }
+    const __m256 inverse = _mm256_set1_ps(inverse_scales[by_block ? first / code_block : 0]);
+    if (by_block) sum = _mm256_setzero_si256();
     __m256i q[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from + 8 * i), inverse));
       sum = _mm256_add_epi32(sum, q[i]);
     }
+    if (by_block) sums[first / code_block] = sum_lanes(sum);
     __m256i q0 = narrow16(q[0], q[1]), q1 = narrow16(q[2], q[3]);
     if (codes.layout.width == 2) {
       scatter(q0, out + 2 * first / 4 * step, step);
@@ -106,7 +111,7 @@ LSAQ_AVX2 void place(const float* x, float inverse_scale, std::size_t tile, std:
     }
     scatter(narrow8(q0, q1), out + first / 4 * step, step);
   }
-  codes.sums[token] = sum_lanes(sum);
+  if (!by_block) *sums = sum_lanes(sum);
 }
 
 /// 16 bytes of a row of which `readable` may be read.
@@ -395,13 +400,19 @@ LSAQ_AVX2_HELPER void multiply_tile(bool planes, std::size_t count, const std::b
   }
 }
 
+/// Columns unpacked at once: what a panel holds, evened out.
+constexpr std::size_t chunk_of(unsigned bits, std::size_t padded) noexcept {
+  const std::size_t most = panel_bytes / (in_planes(bits) ? 8 : 16), chunks = (padded + most - 1) / most;
+  return padded_columns((padded + chunks - 1) / chunks);
+}
+
 /// dot_tiles() of at most 16 rows.
 template <unsigned Bits>
 LSAQ_AVX2 void dot_half(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
                         std::int32_t* sums) noexcept {
   alignas(64) std::byte panels[2 * panel_bytes];
-  constexpr std::size_t most = panel_bytes / (in_planes(Bits) ? 8 : 16), lanes = in_planes(Bits) ? plane_lanes : whole_lanes;
-  const std::size_t padded = padded_columns(tokens.columns), chunks = (padded + most - 1) / most, chunk = padded_columns((padded + chunks - 1) / chunks);
+  constexpr std::size_t lanes = in_planes(Bits) ? plane_lanes : whole_lanes;
+  const std::size_t padded = padded_columns(tokens.columns), chunk = chunk_of(Bits, padded);
   const std::size_t first_token = tokens.first_of(first_tile);
   std::uint32_t high_done[largest_pass_of_tokens] = {};
   for (std::size_t column = 0; column < padded; column += chunk) {
@@ -462,6 +473,101 @@ LSAQ_AVX2 void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
   }
 }
 
+/// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
+template <unsigned Bits, int N>
+LSAQ_AVX2 void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, const std::byte* tile, std::size_t lanes, const float* token_scales,
+                               const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales, float* sums) noexcept {
+  constexpr std::size_t step = in_planes(Bits) ? 4 : 2; // columns in four bytes
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (std::size_t first = 0; first < depth; first += code_block) {
+    const std::size_t block = (column + first) / code_block;
+    __m256i a[N], b[N];
+#pragma GCC unroll 6
+    for (int t = 0; t < N; ++t) a[t] = b[t] = _mm256_setzero_si256();
+#pragma GCC unroll 16
+    for (std::size_t c = first; c < first + code_block; c += step) {
+      const __m256i w0 = load_bytes(panels + c / step * 32), w1 = load_bytes(panels + panel_bytes + c / step * 32);
+#pragma GCC unroll 6
+      for (int t = 0; t < N; ++t) {
+        const __m256i q = broadcast(tile + (c / step * lanes + static_cast<std::size_t>(t)) * 4);
+        if constexpr (in_planes(Bits)) {
+          a[t] = _mm256_add_epi16(a[t], _mm256_maddubs_epi16(w0, q));
+          b[t] = _mm256_add_epi16(b[t], _mm256_maddubs_epi16(w1, q));
+        } else {
+          a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(w0, q));
+          b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(w1, q));
+        }
+      }
+    }
+    const float* const row_scales = scales.at(column + first);
+    const __m256 s0 = _mm256_loadu_ps(row_scales), s1 = _mm256_loadu_ps(row_scales + 8);
+#pragma GCC unroll 6
+    for (int t = 0; t < N; ++t) {
+      if constexpr (in_planes(Bits)) {
+        a[t] = _mm256_madd_epi16(a[t], ones);
+        b[t] = _mm256_madd_epi16(b[t], ones);
+      }
+      const std::size_t at = static_cast<std::size_t>(t) * scales_per_token + block;
+      const __m256i offset = _mm256_set1_epi32(start[at] << (Bits - 1));
+      const __m256 scale = _mm256_set1_ps(token_scales[at]);
+      const __m256 p = _mm256_cvtepi32_ps(_mm256_sub_epi32(a[t], offset)), q = _mm256_cvtepi32_ps(_mm256_sub_epi32(b[t], offset));
+      float* const out = sums + t * static_cast<int>(tile_rows);
+      const bool begins = column + first == 0;
+      _mm256_storeu_ps(out, _mm256_fmadd_ps(p, _mm256_mul_ps(s0, scale), begins ? _mm256_setzero_ps() : _mm256_loadu_ps(out)));
+      _mm256_storeu_ps(out + 8, _mm256_fmadd_ps(q, _mm256_mul_ps(s1, scale), begins ? _mm256_setzero_ps() : _mm256_loadu_ps(out + 8)));
+    }
+  }
+}
+
+/// dot_blocks() of at most 16 rows.
+template <unsigned Bits>
+LSAQ_AVX2 void dot_half_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column, std::size_t end,
+                               const PanelScales& scales, float* sums) noexcept {
+  alignas(64) std::byte panels[2 * panel_bytes];
+  const std::size_t lanes = tokens.layout.lanes, chunk = chunk_of(Bits, end - column), first_token = tokens.first_of(first_tile);
+  for (; column < end; column += chunk) {
+    const std::size_t depth = end - column < chunk ? end - column : chunk;
+    fill_panel<Bits>(weights, 0, rows, column, depth, panels);
+    fill_panel<Bits>(weights, 8, rows, column, depth, panels + panel_bytes);
+    for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
+      const std::size_t token = tokens.first_of(tile), per_token = tokens.scales_per_token;
+      const std::byte* q = tokens.tile(tile) + column * lanes * tokens.layout.width;
+      const float* token_scales = tokens.scales + token * per_token;
+      const std::int32_t* start = tokens.sums + token * per_token;
+      float* out = sums + (token - first_token) * tile_rows;
+      switch (tokens.first_of(tile + 1) - token) {
+      case 6: multiply_blocks<Bits, 6>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      case 5: multiply_blocks<Bits, 5>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      case 4: multiply_blocks<Bits, 4>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      case 3: multiply_blocks<Bits, 3>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      case 2: multiply_blocks<Bits, 2>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      default: multiply_blocks<Bits, 1>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      }
+    }
+  }
+}
+
+template <unsigned Bits>
+LSAQ_AVX2 void dot_blocks_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column, std::size_t end,
+                               const PanelScales& scales, float* sums) noexcept {
+  dot_half_blocks<Bits>(weights, rows < 16 ? rows : 16, tokens, first_tile, end_tile, column, end, scales, sums);
+  if (rows > 16)
+    dot_half_blocks<Bits>(weights.from(16), rows - 16, tokens, first_tile, end_tile, column, end, scales.upper(), sums + 16);
+}
+
+LSAQ_AVX2 void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column, std::size_t end,
+                               const PanelScales& scales, float* sums) noexcept {
+  switch (weights.format.bits) {
+  case 2: return dot_blocks_of<2>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  case 3: return dot_blocks_of<3>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  case 4: return dot_blocks_of<4>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  case 5: return dot_blocks_of<5>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  case 6: return dot_blocks_of<6>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  case 7: return dot_blocks_of<7>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  default: return dot_blocks_of<8>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  }
+}
+
 LSAQ_AVX2 void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
                       float* y, std::size_t y_stride) noexcept {
   const std::size_t whole = rows / 8 * 8;
@@ -475,7 +581,7 @@ LSAQ_AVX2 void finish(const std::int32_t* sums, std::size_t stride, std::size_t 
   }
 }
 
-inline constexpr IntegerKernels integer_kernels{layout, block_maxima, place, dot_rows_codes, dot_tiles, finish};
+inline constexpr IntegerKernels integer_kernels{layout, block_maxima, place, dot_rows_codes, dot_tiles, dot_blocks, finish};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2
 

@@ -17,7 +17,12 @@ namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512vnni {
 inline constexpr std::size_t tile_lanes = 12;
 inline constexpr std::size_t panel_depth = 1024; ///< columns of a panel: two of them fill a first-level cache of 32 KiB
 
-inline TokenLayout layout(unsigned, std::size_t tokens) noexcept { return {.width = 1, .lanes = tokens <= dot_tokens_max ? 1 : tile_lanes}; }
+inline constexpr std::size_t block_lanes = 6; ///< tokens of a tile whose blocks have scales: sums of blocks and of rows are both in registers
+
+inline TokenLayout layout(unsigned, std::size_t tokens, Scaling scaling) noexcept {
+  if (scaling == Scaling::block) return {.width = 1, .lanes = std::clamp<std::size_t>(tokens, 1, block_lanes)};
+  return {.width = 1, .lanes = tokens <= dot_tokens_max ? 1 : tile_lanes};
+}
 
 /// The lowest n bits set, n <= 64.
 LSAQ_VNNI_HELPER __mmask64 first_bytes(std::size_t n) noexcept { return _cvtu64_mask64(n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1); }
@@ -62,19 +67,23 @@ LSAQ_VNNI_HELPER __m256i narrow32(__m512i first, __m512i second) noexcept {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm512_maskz_cvtepi32_epi8(0xffff, first)), _mm512_maskz_cvtepi32_epi8(0xffff, second), 1);
 }
 
-LSAQ_VNNI void place(const float* x, float inverse_scale, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
+LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
   const std::size_t token = codes.first_of(tile) + lane, lanes = codes.layout.lanes;
   const std::size_t padded = padded_columns(codes.columns);
   const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
   const std::uint16_t* const high_end = high_block + codes.high_counts[token];
   std::int8_t* high = codes.high + token * codes.high_limit * code_block;
   std::byte* out = codes.tile(tile) + 4 * lane;
-  const __m512 inverse = _mm512_set1_ps(inverse_scale);
-  __m512i sum = _mm512_setzero_si512();
+  const __m512i zero = _mm512_setzero_si512();
+  const bool by_block = codes.scales_per_token != 1;
+  std::int32_t* const sums = codes.sums + token * codes.scales_per_token;
+  __m512i sum = zero;
   for (std::size_t first = 0; first < padded; first += code_block) {
     const std::size_t left = codes.columns > first ? codes.columns - first : 0;
+    const __m512 inverse = _mm512_set1_ps(inverse_scales[by_block ? first / code_block : 0]);
     __m512i q0 = round16(x + first, left, inverse), q1 = round16(x + first + 16, left > 16 ? left - 16 : 0, inverse);
-    sum = _mm512_add_epi32(sum, _mm512_add_epi32(q0, q1));
+    sum = _mm512_add_epi32(by_block ? zero : sum, _mm512_add_epi32(q0, q1));
+    if (by_block) sums[first / code_block] = _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero));
     if (high_block != high_end && *high_block == first / code_block) {
       const __m512i half = _mm512_set1_epi32(64);
       const __m512i upper0 = _mm512_maskz_srai_epi32(0xffff, _mm512_add_epi32(q0, half), 7), upper1 = _mm512_maskz_srai_epi32(0xffff, _mm512_add_epi32(q1, half), 7);
@@ -95,7 +104,7 @@ LSAQ_VNNI void place(const float* x, float inverse_scale, std::size_t tile, std:
       for (std::size_t i = 0; i < 8; ++i) std::memcpy(to + i * 4 * lanes, words + i, 4);
     }
   }
-  codes.sums[token] = _mm_cvtsi128_si32(sum_lanes(sum, _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()));
+  if (!by_block) *sums = _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero));
 }
 
 /// T tokens by S streams of `part` rows each: rows r, part + r, 2 part + r, ...
@@ -265,23 +274,34 @@ LSAQ_VNNI_HELPER void multiply_tile_of(std::size_t count, const std::byte* panel
   }
 }
 
+/// Unpacks columns [column, column + depth) of up to 32 rows into two panels; a missing row is the last one again: its sums are never used.
+template <unsigned Bits>
+LSAQ_VNNI_HELPER void fill_panels(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
+  for (std::size_t half = 0; half < 2; ++half) {
+    const std::byte* row[16];
+#pragma GCC unroll 16
+    for (std::size_t r = 0; r < 16; ++r) row[r] = weights.row(16 * half + r < rows ? 16 * half + r : rows - 1);
+    for (std::size_t c = 0; c < depth; c += 64)
+      unpack_panel64<Bits>(row, (column + c) * Bits / 8, weights.row_bytes, panels + 16 * (half * panel_depth + c));
+  }
+}
+
+/// Columns unpacked at once: at most panel_depth, evened out.
+constexpr std::size_t chunk_of(std::size_t padded) noexcept {
+  const std::size_t chunks = (padded + panel_depth - 1) / panel_depth;
+  return padded_columns((padded + chunks - 1) / chunks);
+}
+
 template <unsigned Bits>
 LSAQ_VNNI void dot_tiles_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
                             std::int32_t* sums) noexcept {
   alignas(64) std::byte panels[2 * 16 * panel_depth];
-  const std::size_t padded = padded_columns(tokens.columns), chunks = (padded + panel_depth - 1) / panel_depth;
-  const std::size_t chunk = padded_columns((padded + chunks - 1) / chunks);
+  const std::size_t padded = padded_columns(tokens.columns), chunk = chunk_of(padded);
   std::uint32_t high_done[largest_pass_of_tokens] = {};
   const std::size_t first_token = tokens.first_of(first_tile);
   for (std::size_t column = 0; column < padded; column += chunk) {
     const std::size_t depth = padded - column < chunk ? padded - column : chunk;
-    for (std::size_t half = 0; half < 2; ++half) {
-      const std::byte* row[16]; // a missing row reads the last one again: its sums are never used
-#pragma GCC unroll 16
-      for (std::size_t r = 0; r < 16; ++r) row[r] = weights.row(16 * half + r < rows ? 16 * half + r : rows - 1);
-      for (std::size_t c = 0; c < depth; c += 64)
-        unpack_panel64<Bits>(row, (column + c) * Bits / 8, weights.row_bytes, panels + 16 * (half * panel_depth + c));
-    }
+    fill_panels<Bits>(weights, rows, column, depth, panels);
     for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
       const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token;
       std::int32_t* out = sums + (token - first_token) * tile_rows;
@@ -293,6 +313,72 @@ LSAQ_VNNI void dot_tiles_of(const WeightRows& weights, std::size_t rows, const T
           if (at >= column + depth) break;
           multiply_high(panels, at - column, tokens.high + slot * code_block, out);
         }
+      }
+    }
+  }
+}
+
+/// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
+template <unsigned Bits, int N>
+LSAQ_VNNI void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, const std::byte* tile, std::size_t lanes, const float* token_scales,
+                               const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales, float* sums) noexcept {
+  __m512 a[N], b[N];
+#pragma GCC unroll 6
+  for (int t = 0; t < N; ++t) {
+    a[t] = column == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + t * static_cast<int>(tile_rows));
+    b[t] = column == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + t * static_cast<int>(tile_rows) + 16);
+  }
+  for (std::size_t first = 0; first < depth; first += code_block) {
+    const std::size_t block = (column + first) / code_block;
+    __m512i p[N], q[N];
+#pragma GCC unroll 6
+    for (int t = 0; t < N; ++t) p[t] = q[t] = _mm512_set1_epi32(-(start[static_cast<std::size_t>(t) * scales_per_token + block] << (Bits - 1)));
+#pragma GCC unroll 8
+    for (std::size_t c = first; c < first + code_block; c += 4) {
+      const __m512i w0 = _mm512_load_si512(panels + c * 16), w1 = _mm512_load_si512(panels + 16 * panel_depth + c * 16);
+#pragma GCC unroll 6
+      for (int t = 0; t < N; ++t) {
+        LSAQ_MULTIPLY_BROADCAST(p[t], w0, tile + c * lanes + 4 * t);
+        LSAQ_MULTIPLY_BROADCAST(q[t], w1, tile + c * lanes + 4 * t);
+      }
+    }
+    const float* const row_scales = scales.at(column + first);
+    const __m512 s0 = _mm512_loadu_ps(row_scales), s1 = _mm512_loadu_ps(scales.upper().at(column + first));
+#pragma GCC unroll 6
+    for (int t = 0; t < N; ++t) {
+      const __m512 scale = _mm512_set1_ps(token_scales[static_cast<std::size_t>(t) * scales_per_token + block]);
+      a[t] = _mm512_fmadd_ps(_mm512_maskz_cvtepi32_ps(0xffff, p[t]), _mm512_mul_ps(s0, scale), a[t]);
+      b[t] = _mm512_fmadd_ps(_mm512_maskz_cvtepi32_ps(0xffff, q[t]), _mm512_mul_ps(s1, scale), b[t]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int t = 0; t < N; ++t) {
+    _mm512_storeu_ps(sums + t * static_cast<int>(tile_rows), a[t]);
+    _mm512_storeu_ps(sums + t * static_cast<int>(tile_rows) + 16, b[t]);
+  }
+}
+
+template <unsigned Bits>
+LSAQ_VNNI void dot_blocks_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column, std::size_t end,
+                               const PanelScales& scales, float* sums) noexcept {
+  alignas(64) std::byte panels[2 * 16 * panel_depth];
+  const std::size_t chunk = chunk_of(end - column), first_token = tokens.first_of(first_tile);
+  for (; column < end; column += chunk) {
+    const std::size_t depth = end - column < chunk ? end - column : chunk;
+    fill_panels<Bits>(weights, rows, column, depth, panels);
+    for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
+      const std::size_t token = tokens.first_of(tile), per_token = tokens.scales_per_token, lanes = tokens.layout.lanes;
+      const std::byte* q = tokens.tile(tile) + column * lanes;
+      const float* token_scales = tokens.scales + token * per_token;
+      const std::int32_t* start = tokens.sums + token * per_token;
+      float* out = sums + (token - first_token) * tile_rows;
+      switch (tokens.first_of(tile + 1) - token) {
+      case 6: multiply_blocks<Bits, 6>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      case 5: multiply_blocks<Bits, 5>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      case 4: multiply_blocks<Bits, 4>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      case 3: multiply_blocks<Bits, 3>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      case 2: multiply_blocks<Bits, 2>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
+      default: multiply_blocks<Bits, 1>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
       }
     }
   }
@@ -325,6 +411,19 @@ LSAQ_VNNI void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
   }
 }
 
+LSAQ_VNNI void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column, std::size_t end,
+                               const PanelScales& scales, float* sums) noexcept {
+  switch (weights.format.bits) {
+  case 2: return dot_blocks_of<2>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  case 3: return dot_blocks_of<3>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  case 4: return dot_blocks_of<4>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  case 5: return dot_blocks_of<5>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  case 6: return dot_blocks_of<6>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  case 7: return dot_blocks_of<7>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  default: return dot_blocks_of<8>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
+  }
+}
+
 LSAQ_VNNI void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
                       float* y, std::size_t y_stride) noexcept {
   for (std::size_t t = 0; t < tokens; ++t) {
@@ -337,7 +436,7 @@ LSAQ_VNNI void finish(const std::int32_t* sums, std::size_t stride, std::size_t 
   }
 }
 
-inline constexpr IntegerKernels integer_kernels{layout, avx2::block_maxima, place, dot_rows, dot_tiles, finish};
+inline constexpr IntegerKernels integer_kernels{layout, avx2::block_maxima, place, dot_rows, dot_tiles, dot_blocks, finish};
 
 /// AVX-512's with integer products.
 constexpr CpuKernels with_integer_products(CpuKernels kernels) noexcept {

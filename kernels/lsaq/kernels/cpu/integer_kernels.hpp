@@ -12,16 +12,33 @@ inline constexpr std::size_t tile_rows = 32;              ///< weight rows that 
 inline constexpr std::size_t dot_tokens_max = 15;         ///< up to so many tokens, rows of weights meet rows of tokens; more are tiles
 inline constexpr std::size_t largest_pass_of_tokens = 192; ///< tokens of one dot_tiles()
 
+/// Scales of up to tile_rows rows of weights for a range of columns: that of row r in group g is data[(r / 16 * groups + g - first) * 16 + r % 16].
+struct PanelScales {
+  const float* data = nullptr;
+  std::size_t first = 0;   ///< group of the range's first column
+  std::size_t groups = 1;  ///< groups of the range
+  std::size_t columns = 0; ///< of a group
+
+  /// The scales of the first 16 rows at a column; padding behind the last group has that one's.
+  [[gnu::always_inline]] const float* at(std::size_t column) const noexcept {
+    const std::size_t group = column / columns - first;
+    return data + (group < groups ? group : groups - 1) * 16;
+  }
+  /// Those of the other 16.
+  [[gnu::always_inline]] PanelScales upper() const noexcept { return {data + groups * 16, first, groups, columns}; }
+};
+
 /// The integer products of one instruction-set path. All are noexcept, allocate nothing and read nothing outside the ranges named.
 struct IntegerKernels {
-  /// How this path reads `tokens` tokens beside codes of `bits` bits: one lane up to dot_tokens_max tokens.
-  TokenLayout (*layout)(unsigned bits, std::size_t tokens) noexcept;
+  /// How this path reads `tokens` tokens beside codes of `bits` bits: with a scale a token, one lane up to dot_tokens_max tokens.
+  TokenLayout (*layout)(unsigned bits, std::size_t tokens, Scaling scaling) noexcept;
 
   /// maxima[b] = the largest |x[c]| of block b of 32 columns as the bits of a float; 0x7f800000 or more if one is not finite.
   void (*block_maxima)(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept;
 
-  /// Writes q = round_half_even(x * inverse_scale) of a token into its lane, both planes, padding, and their sum; high_blocks are there already.
-  void (*place)(const float* x, float inverse_scale, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept;
+  /// Writes q = round_half_even(x * inverse scale) of a token into its lane, both planes, padding, and the sums of q; high_blocks are there already.
+  /// inverse_scales are one, or as many as scales_per_token.
+  void (*place)(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept;
 
   /// sums[t * stride + r] for `rows` rows and all tokens, in rows (layout with one lane).
   void (*dot_rows)(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept;
@@ -29,6 +46,12 @@ struct IntegerKernels {
   /// sums[(t - first token) * tile_rows + r] for at most tile_rows rows and the tokens of tiles [first_tile, end_tile).
   void (*dot_tiles)(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
                     std::int32_t* sums) noexcept;
+
+  /// sums[(t - first token) * tile_rows + r] for at most tile_rows rows and the tokens of tiles [first_tile, end_tile), which have a scale a block: block after
+  /// block of columns [column, end), sum = fma(float(sum of code x q), row's scale * token's scale, sum). Begins with 0 where column is 0. Both are multiples of
+  /// 64, with the padding.
+  void (*dot_blocks)(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column,
+                     std::size_t end, const PanelScales& scales, float* sums) noexcept;
 
   /// y[t * y_stride + r] = (float(sums[t * stride + r]) * token_scales[t]) * row_scales[r], each rounded once.
   void (*finish)(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,

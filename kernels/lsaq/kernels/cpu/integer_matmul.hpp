@@ -11,7 +11,7 @@
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
 /// Bytes of tokens that a product keeps on its stack where it has no workspace.
-inline constexpr std::size_t stack_token_bytes = 40 << 10;
+inline constexpr std::size_t stack_token_bytes = 64 << 10;
 
 /// What products of rows are multiplied by at the end: a scale for each, or the same for all.
 struct RowScales {
@@ -39,27 +39,46 @@ inline void largest_maxima(const std::uint32_t* maxima, std::size_t blocks, std:
   }
 }
 
-/// Makes the codes of one token, columns floats at x, in its lane: token_codes.hpp. A token with a value that is not finite gets codes of 0 and a scale of NaN.
-/// Uses 16 KiB of stack.
-inline void quantize_token(const IntegerKernels& kernels, const float* x, const TokenCodes& codes, std::size_t tile, std::size_t lane) noexcept {
-  constexpr std::size_t most_blocks = sum_limit / low_plane_limit / code_block + 1;
-  std::uint32_t maxima[most_blocks], largest[most_high_blocks + 1];
-  const std::size_t token = codes.first_of(tile) + lane, blocks = (codes.columns + code_block - 1) / code_block, k = high_blocks_of(codes.columns);
-  kernels.block_maxima(x, codes.columns, maxima);
+/// The scale of blocks whose largest magnitude is that of a float's bits, and NaN where one is not finite.
+inline float block_scale(std::uint32_t maximum) noexcept {
+  if (maximum >= 0x7f800000u) return std::bit_cast<float>(0x7fc00000u);
+  return std::max(scalar::divide(std::bit_cast<float>(maximum), static_cast<float>(low_plane_limit)), std::numeric_limits<float>::min());
+}
+
+/// The scale of a token and the blocks it has in the high plane: token_codes.hpp.
+inline float token_scale(const std::uint32_t* maxima, std::size_t blocks, const TokenCodes& codes, std::size_t token) noexcept {
+  std::uint32_t largest[most_high_blocks + 1];
+  const std::size_t k = high_blocks_of(codes.columns);
   largest_maxima(maxima, blocks, largest, k + 1);
-  const float limits[] = {scalar::divide(std::bit_cast<float>(largest[0]), static_cast<float>(high_plane_limit)),
-                          scalar::divide(std::bit_cast<float>(largest[k]), static_cast<float>(low_plane_limit)), std::numeric_limits<float>::min()};
-  const bool finite = largest[0] < 0x7f800000u;
-  const float scale = finite ? std::max({limits[0], limits[1], limits[2]}) : std::numeric_limits<float>::min();
-  const float inverse = scalar::divide(1.0f, scale);
-  codes.high_counts[token] = 0;
-  if (finite && codes.layout.width == 1)
+  if (largest[0] >= 0x7f800000u) return block_scale(largest[0]);
+  const float scale = std::max(block_scale(largest[k]), scalar::divide(std::bit_cast<float>(largest[0]), static_cast<float>(high_plane_limit)));
+  if (codes.layout.width == 1) {
+    const float inverse = scalar::divide(1.0f, scale);
     for (std::size_t b = 0; b < blocks; ++b)
       if (scalar::round_half_even(std::bit_cast<float>(maxima[b]) * inverse) > low_plane_limit)
         codes.high_blocks[token * codes.high_limit + codes.high_counts[token]++] = static_cast<std::uint16_t>(b);
-  codes.scales[token] = std::bit_cast<float>(finite ? std::bit_cast<std::uint32_t>(scale) : 0x7fc00000u);
+  }
+  return scale;
+}
+
+/// Makes the codes of one token, columns floats at x, in its lane. Where a value is not finite, the scale that it falls under is NaN and the token's codes are 0.
+/// Uses 32 KiB of stack.
+inline void quantize_token(const IntegerKernels& kernels, const float* x, const TokenCodes& codes, std::size_t tile, std::size_t lane) noexcept {
+  constexpr std::size_t most_blocks = sum_limit / low_plane_limit / code_block + 2;
+  std::uint32_t maxima[most_blocks] = {};
+  float inverse[most_blocks];
+  const std::size_t token = codes.first_of(tile) + lane, blocks = (codes.columns + code_block - 1) / code_block;
+  float* const scales = codes.scales + token * codes.scales_per_token;
+  kernels.block_maxima(x, codes.columns, maxima);
+  codes.high_counts[token] = 0;
+  bool finite = true;
+  for (std::size_t i = 0; i < codes.scales_per_token; ++i) {
+    scales[i] = codes.scales_per_token == 1 ? token_scale(maxima, blocks, codes, token) : block_scale(maxima[i]);
+    inverse[i] = scalar::divide(1.0f, scales[i]);
+    finite = finite && (std::bit_cast<std::uint32_t>(scales[i]) & 0x7fffffffu) < 0x7f800000u;
+  }
   if (finite) return kernels.place(x, inverse, tile, lane, codes);
-  codes.sums[token] = 0;
+  std::fill_n(codes.sums + token * codes.scales_per_token, codes.scales_per_token, 0);
   const int none[code_block] = {};
   for (std::size_t first = 0; first < padded_columns(codes.columns); first += code_block)
     scalar::place_codes(none, first, code_block, codes.tile(tile), lane, codes.layout, nullptr);
@@ -93,6 +112,39 @@ inline void multiply_codes(const CpuKernels& kernels, const IntegerKernels& inte
       const std::size_t end = std::min(tile + tiles_at_once, tokens.tiles()), first = tokens.first_of(tile);
       integer.dot_tiles(part, count, tokens, tile, end, sums);
       integer.finish(sums, tile_rows, count, tokens.first_of(end) - first, tokens.scales + first, row_scales, y + first * y_stride + row, y_stride);
+    }
+  }
+}
+
+/// The same with scales of groups, and of tokens' blocks. `scales` are of rows where the weights have no groups. Uses 70 KiB of stack.
+inline void multiply_blocks(const CpuKernels& kernels, const IntegerKernels& integer, const WeightRows& weights, std::size_t first_row, std::size_t rows,
+                            const TokenCodes& tokens, const RowScales& scales, float* y, std::size_t y_stride) noexcept {
+  constexpr std::size_t range = 2048; // columns whose scales are widened at once
+  alignas(64) float sums[largest_pass_of_tokens * tile_rows];
+  alignas(64) float panels[range / code_block * tile_rows];
+  const GroupScales& groups = weights.groups;
+  const std::size_t padded = padded_columns(tokens.columns), tiles_at_once = largest_pass_of_tokens / tokens.layout.lanes;
+  for (std::size_t row = 0; row < rows; row += tile_rows) {
+    const std::size_t count = std::min(tile_rows, rows - row);
+    const WeightRows part = weights.from(first_row + row);
+    for (std::size_t tile = 0; tile < tokens.tiles(); tile += tiles_at_once) {
+      const std::size_t end_tile = std::min(tile + tiles_at_once, tokens.tiles()), first = tokens.first_of(tile);
+      for (std::size_t column = 0; column < padded; column += range) {
+        const std::size_t end = std::min(column + range, padded);
+        PanelScales scale{panels, 0, 1, padded};
+        if (groups.data == nullptr) {
+          scales.widen(kernels, first_row + row, count, panels);
+        } else {
+          scale.columns = groups.columns;
+          scale.first = column / groups.columns;
+          scale.groups = std::min((end + groups.columns - 1) / groups.columns, groups.per_row) - scale.first;
+          const WeightRows stored{part.groups.data, groups.per_row * size_of(groups.type), {.element = groups.type}};
+          for (std::size_t half = 0; half < count; half += 16)
+            kernels.unpack(stored.from(half), std::min<std::size_t>(16, count - half), scale.first, scale.groups, panels + half * scale.groups);
+        }
+        integer.dot_blocks(part, count, tokens, tile, end_tile, column, end, scale, sums);
+      }
+      for (std::size_t t = first; t < tokens.first_of(end_tile); ++t) std::copy_n(sums + (t - first) * tile_rows, count, y + t * y_stride + row);
     }
   }
 }

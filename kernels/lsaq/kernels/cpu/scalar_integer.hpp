@@ -6,7 +6,7 @@
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar {
 
-inline TokenLayout layout(unsigned, std::size_t) noexcept { return {.width = 2, .lanes = 1}; }
+inline TokenLayout layout(unsigned, std::size_t, Scaling) noexcept { return {.width = 2, .lanes = 1}; }
 
 inline void block_maxima(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept {
   for (std::size_t first = 0; first < columns; first += code_block) *maxima++ = magnitude_bits(x + first, std::min(code_block, columns - first));
@@ -29,20 +29,21 @@ inline void place_codes(const int* q, std::size_t first, std::size_t count, std:
   }
 }
 
-inline void place(const float* x, float inverse_scale, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
+inline void place(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
   const std::size_t token = codes.first_of(tile) + lane;
   const std::size_t padded = padded_columns(codes.columns);
   std::uint32_t high_done = 0;
-  std::int32_t sum = 0;
+  std::fill_n(codes.sums + token * codes.scales_per_token, codes.scales_per_token, 0);
   for (std::size_t first = 0; first < padded; first += code_block) {
     int q[code_block] = {};
-    for (std::size_t i = 0; i < code_block && first + i < codes.columns; ++i) sum += q[i] = round_half_even(x[first + i] * inverse_scale);
+    const std::size_t scale = codes.scales_per_token == 1 ? 0 : first / code_block;
+    std::int32_t& sum = codes.sums[token * codes.scales_per_token + scale];
+    for (std::size_t i = 0; i < code_block && first + i < codes.columns; ++i) sum += q[i] = round_half_even(x[first + i] * inverse_scales[scale]);
     const std::size_t slot = token * codes.high_limit + high_done;
     const bool is_high = high_done < codes.high_counts[token] && codes.high_blocks[slot] == first / code_block;
     place_codes(q, first, code_block, codes.tile(tile), lane, codes.layout, is_high ? codes.high + slot * code_block : nullptr);
     if (is_high) ++high_done;
   }
-  codes.sums[token] = sum;
 }
 
 /// sum of (code + offset) x (what a token's lane holds at its place), for columns of one row; of the low plane or of whole codes.
@@ -69,13 +70,33 @@ inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCo
   dot_rows(weights, rows, part, sums, tile_rows);
 }
 
+inline void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column,
+                       std::size_t end, const PanelScales& scales, float* sums) noexcept {
+  const unsigned bits = weights.format.bits;
+  for (std::size_t t = first_tile; t < end_tile; ++t)
+    for (std::size_t r = 0; r < rows; ++r) {
+      float& total = sums[(t - first_tile) * tile_rows + r];
+      if (column == 0) total = 0;
+      for (std::size_t first = column; first < std::min(end, tokens.columns); first += code_block) {
+        std::int32_t sum = 0;
+        for (std::size_t c = first; c < std::min(first + code_block, tokens.columns); ++c) {
+          std::int16_t q;
+          std::memcpy(&q, tokens.tile(t) + 2 * c, sizeof q);
+          sum += (static_cast<int>(unpack_code(weights.row(r), bits, c)) - (1 << (bits - 1))) * q;
+        }
+        const float row_scale = (r < 16 ? scales : scales.upper()).at(first)[r % 16];
+        total = std::fma(static_cast<float>(sum), row_scale * tokens.scales[t * tokens.scales_per_token + first / code_block], total);
+      }
+    }
+}
+
 inline void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
                    float* y, std::size_t y_stride) noexcept {
   for (std::size_t t = 0; t < tokens; ++t)
     for (std::size_t r = 0; r < rows; ++r) y[t * y_stride + r] = static_cast<float>(sums[t * stride + r]) * token_scales[t] * row_scales[r];
 }
 
-inline constexpr IntegerKernels integer_kernels{layout, block_maxima, place, dot_rows, dot_tiles, finish};
+inline constexpr IntegerKernels integer_kernels{layout, block_maxima, place, dot_rows, dot_tiles, dot_blocks, finish};
 
 inline constexpr CpuKernels kernels{Isa::scalar, widen,  widen_codes, narrow_f16, magnitude_bits, quantize,        extremes,
                                     quantize_packed, dot_rows, unpack,      product,    above,          &integer_kernels};

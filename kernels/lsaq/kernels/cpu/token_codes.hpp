@@ -9,6 +9,9 @@
 //
 // k is limited so that sum |q| < 2^24: a product with codes of magnitude up to 128 fits 32 bits whatever the values are, and intermediate sums may wrap around.
 //
+// Where weights have scales for groups of columns, sums end with every group anyway. Then (Scaling::block) each block of 32 columns of a token has a scale of its
+// own, scale = m / 127, and q has 8 bits: one plane.
+//
 // In memory the codes are tiles of `lanes` tokens; in each, every token has 4 bytes in turn:
 //
 //   width 1 (low plane): byte  [tile][column / 4][lane][column % 4]      high planes beside it, 32 bytes a block
@@ -31,7 +34,10 @@ struct TokenLayout {
   std::size_t lanes = 1; ///< tokens of a tile
 };
 
-inline constexpr std::size_t code_block = 32;      ///< columns that share planes
+/// What shares a scale.
+enum class Scaling : std::uint8_t { token, block };
+
+inline constexpr std::size_t code_block = 32;      ///< columns that share planes, or a scale
 inline constexpr int low_plane_limit = 127;        ///< |q| of a block with one plane
 inline constexpr int high_plane_limit = 16319;     ///< |q| of a block with two: 127 * 128 + 63
 inline constexpr std::size_t sum_limit = 1u << 24; ///< sum |q| of a token stays below
@@ -58,8 +64,9 @@ struct TokenCodes {
   std::size_t columns = 0;
   TokenLayout layout;
   std::size_t high_limit = 0;           ///< blocks a token has room for in the high plane
-  float* scales = nullptr;              ///< of a token; NaN where one of its values is not finite
-  std::int32_t* sums = nullptr;         ///< sum of a token's q
+  std::size_t scales_per_token = 1;     ///< 1, or its blocks with their padding
+  float* scales = nullptr;              ///< tokens x scales_per_token; NaN where one of the values is not finite
+  std::int32_t* sums = nullptr;         ///< tokens x scales_per_token: sum of the q
   std::uint32_t* high_counts = nullptr; ///< blocks with two planes
   std::uint16_t* high_blocks = nullptr; ///< tokens x high_limit: their numbers, ascending
   std::int8_t* high = nullptr;          ///< tokens x high_limit x 32
@@ -73,24 +80,24 @@ struct TokenCodes {
   }
 
   /// Bytes that divide() needs at any alignment.
-  static constexpr std::size_t bytes(std::size_t tokens, std::size_t columns, TokenLayout layout) noexcept {
-    const std::size_t high_limit = layout.width == 1 ? high_blocks_of(columns) : 0;
+  static constexpr std::size_t bytes(std::size_t tokens, std::size_t columns, TokenLayout layout, Scaling scaling = Scaling::token) noexcept {
+    const std::size_t high_limit = high_limit_of(columns, layout, scaling);
     const std::size_t tiles = (tokens + layout.lanes - 1) / layout.lanes;
-    return alignment + 3 * aligned(4 * tokens) + aligned(2 * tokens * high_limit) + aligned(code_block * tokens * high_limit) +
+    return alignment + 2 * aligned(4 * tokens * scales_of(columns, scaling)) + aligned(4 * tokens) + aligned(2 * tokens * high_limit) + aligned(code_block * tokens * high_limit) +
            tiles * layout.lanes * padded_columns(columns) * layout.width;
   }
 
   /// Lays the arrays out in `memory` of at least bytes(); fills nothing.
-  static TokenCodes divide(std::size_t tokens, std::size_t columns, TokenLayout layout, std::byte* memory) noexcept {
-    TokenCodes codes{tokens, columns, layout, layout.width == 1 ? high_blocks_of(columns) : 0};
+  static TokenCodes divide(std::size_t tokens, std::size_t columns, TokenLayout layout, std::byte* memory, Scaling scaling = Scaling::token) noexcept {
+    TokenCodes codes{tokens, columns, layout, high_limit_of(columns, layout, scaling), scales_of(columns, scaling)};
     memory += -reinterpret_cast<std::uintptr_t>(memory) % alignment;
     const auto take = [&](std::size_t size) {
       std::byte* const part = memory;
       memory += aligned(size);
       return part;
     };
-    codes.scales = reinterpret_cast<float*>(take(4 * tokens));
-    codes.sums = reinterpret_cast<std::int32_t*>(take(4 * tokens));
+    codes.scales = reinterpret_cast<float*>(take(4 * tokens * codes.scales_per_token));
+    codes.sums = reinterpret_cast<std::int32_t*>(take(4 * tokens * codes.scales_per_token));
     codes.high_counts = reinterpret_cast<std::uint32_t*>(take(4 * tokens));
     codes.high_blocks = reinterpret_cast<std::uint16_t*>(take(2 * tokens * codes.high_limit));
     codes.high = reinterpret_cast<std::int8_t*>(take(code_block * tokens * codes.high_limit));
@@ -100,6 +107,12 @@ struct TokenCodes {
 
 private:
   static constexpr std::size_t alignment = 64;
+  static constexpr std::size_t high_limit_of(std::size_t columns, TokenLayout layout, Scaling scaling) noexcept {
+    return layout.width == 1 && scaling == Scaling::token ? high_blocks_of(columns) : 0;
+  }
+  static constexpr std::size_t scales_of(std::size_t columns, Scaling scaling) noexcept {
+    return scaling == Scaling::token ? 1 : padded_columns(columns) / code_block;
+  }
   static constexpr std::size_t aligned(std::size_t size) noexcept { return (size + alignment - 1) / alignment * alignment; }
 };
 
