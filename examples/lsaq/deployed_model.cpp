@@ -50,7 +50,7 @@ std::span<const float> DeployedModel::forward(std::span<const lsaq::TokenId> tok
 }
 
 llama::Likelihood DeployedModel::likelihood(const llama::ScoredWindow& window) {
-  block_logits_.resize(llama::prefill_block * model_->config.vocabulary);
+  block_logits_.resize(llama::logits_block * model_->config.vocabulary);
   return std::visit(
       [&](auto& decoder) { return llama::window_likelihood(decoder, model_->config, decoder.device(), window.tokens, block_logits_, window.first_scored); },
       decoder_);

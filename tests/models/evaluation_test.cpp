@@ -44,7 +44,7 @@ TEST(Evaluation, PerplexityIsTheExponentialOfTheMean) {
 
 llama::Likelihood score(const Opened& opened, const llama::ModelWeights& weights, const std::vector<TokenId>& window, const Device& device = Device()) {
   llama::Decoder<Device> decoder(opened.config, weights, device, window.size(), ElementType::f32);
-  std::vector<float> scratch(llama::prefill_block * opened.config.vocabulary);
+  std::vector<float> scratch(llama::logits_block * opened.config.vocabulary);
   return llama::window_likelihood(decoder, opened.config, device, window, scratch);
 }
 
@@ -77,7 +77,7 @@ TEST(Evaluation, EveryWindowStartsAnew) {
   const llama::ModelWeights weights = opened.deploy(small_llama::uniform(model, 8));
   const std::vector<TokenId> first = some_tokens(model, 80, 1), second = some_tokens(model, 70, 2);
   llama::Decoder<Device> decoder(opened.config, weights, Device(), 80);
-  std::vector<float> scratch(llama::prefill_block * opened.config.vocabulary);
+  std::vector<float> scratch(llama::logits_block * opened.config.vocabulary);
   const auto nll = [&](const std::vector<TokenId>& window) { return llama::window_likelihood(decoder, opened.config, Device(), window, scratch).nll; };
   const double alone = nll(second);
   (void)nll(first);
@@ -98,7 +98,7 @@ TEST(Evaluation, RefusesWindowsThatDoNotFit) {
   const Opened opened = small_llama::open_gguf(model);
   const llama::ModelWeights weights = opened.deploy(small_llama::uniform(model, 8));
   llama::Decoder<Device> decoder(opened.config, weights, Device(), 10);
-  std::vector<float> scratch(llama::prefill_block * opened.config.vocabulary);
+  std::vector<float> scratch(llama::logits_block * opened.config.vocabulary);
   EXPECT_THROW(llama::window_likelihood(decoder, opened.config, Device(), some_tokens(model, 11), scratch), lsaq::InvalidArgument);
 }
 
@@ -239,7 +239,7 @@ TEST(Evaluation, LaterTokensOnlyAreScored) {
   const llama::ModelWeights weights = opened.deploy(small_llama::uniform(model, 8));
   const std::vector<TokenId> window = some_tokens(model, 200);
   llama::Decoder<Device> decoder(opened.config, weights, Device(), window.size());
-  std::vector<float> scratch(llama::prefill_block * opened.config.vocabulary);
+  std::vector<float> scratch(llama::logits_block * opened.config.vocabulary);
   const auto from = [&](std::size_t first) { return llama::window_likelihood(decoder, opened.config, Device(), window, scratch, first); };
   for (const std::size_t first : {1u, 2u, 63u, 64u, 65u, 66u, 101u, 128u, 129u, 199u}) {
     const llama::Likelihood late = from(first), later = from(first + 1);

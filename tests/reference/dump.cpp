@@ -61,7 +61,7 @@ void dump(const std::string& model_path, const std::string& windows_path, const 
   write(hidden_file, hidden.data(), hidden.size() * sizeof(float));
 
   std::ofstream logits_file = create(out + "/logits_last.f32");
-  std::vector<float> scratch(llama::prefill_block * config.vocabulary);
+  std::vector<float> scratch(llama::logits_block * config.vocabulary);
   llama::Likelihood likelihood;
   for (const std::vector<lsaq::TokenId>& window : windows) {
     llama::Decoder<Device> decoder(config, weights, device, window.size(), lsaq::ElementType::f32);

@@ -175,7 +175,7 @@ struct ReferencePrediction {
   }
 };
 
-/// Scores the tokens of a window from `first_scored` on; the window starts with an empty context. `scratch` holds prefill_block x vocabulary floats.
+/// Scores the tokens of a window from `first_scored` on; the window starts with an empty context. `scratch` holds logits_block x vocabulary floats.
 template <backend Device>
 Likelihood window_likelihood(Decoder<Device>& decoder, const Config& config, const Device& device, std::span<const TokenId> window, std::span<float> scratch,
                              std::size_t first_scored = 1) {
@@ -183,11 +183,11 @@ Likelihood window_likelihood(Decoder<Device>& decoder, const Config& config, con
   decoder.reset();
   std::size_t first = 0; // position of the block's first state, which predicts the token after it
   decoder.read(window, [&](MatrixView states) {
-    const std::size_t begin = std::clamp(first_scored - 1, first, first + states.rows) - first;
     const std::size_t end = std::min(states.rows, window.size() - 1 - first);
-    if (begin < end) {
-      decoder.project(states.slice(begin, end - begin), {scratch.data(), end - begin, config.vocabulary});
-      std::vector<double> nll(end - begin);
+    for (std::size_t begin = std::clamp(first_scored - 1, first, first + states.rows) - first; begin < end; begin += logits_block) {
+      const std::size_t count = std::min(logits_block, end - begin);
+      decoder.project(states.slice(begin, count), {scratch.data(), count, config.vocabulary});
+      std::vector<double> nll(count);
       device.executor().parallel_for(nll.size(), [&](std::size_t t) {
         nll[t] = negative_log_likelihood(scratch.subspan(t * config.vocabulary, config.vocabulary), window[first + begin + t + 1]);
       });

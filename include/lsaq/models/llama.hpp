@@ -6,7 +6,9 @@
 namespace lsaq::inline v0::llama::inline LSAQ_BASELINE {
 
 /// Tokens processed at once while reading a prompt.
-inline constexpr std::size_t prefill_block = 64;
+inline constexpr std::size_t prefill_block = 128;
+/// Positions whose logits are made at once while scoring: a vocabulary is much wider than a layer.
+inline constexpr std::size_t logits_block = 64;
 
 /// Bytes of working memory of a Decoder: the plan's `bytes.activations`. Layers for one block of tokens, and the logits of one token.
 inline Bytes workspace_bytes(const Config& config, std::size_t context) noexcept {

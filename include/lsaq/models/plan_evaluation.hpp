@@ -100,18 +100,18 @@ namespace detail {
 template <backend Device> class PredictionScorer {
 public:
   PredictionScorer(const Config& config, const OuterWeights& outer, const Device& device)
-      : config_(config), outer_(outer), device_(device), gain_(config.hidden), normed_(prefill_block * config.hidden),
-        workspace_(device.workspace_bytes(outer.head(), prefill_block)) {
-    for (std::vector<float>* block : {&reference_, &exponentials_, &other_}) block->resize(prefill_block * config.vocabulary);
+      : config_(config), outer_(outer), device_(device), gain_(config.hidden), normed_(logits_block * config.hidden),
+        workspace_(device.workspace_bytes(outer.head(), logits_block)) {
+    for (std::vector<float>* block : {&reference_, &exponentials_, &other_}) block->resize(logits_block * config.vocabulary);
   }
 
   /// Scores `window` for every stream; stream_of(s) is the residual stream s of the window, tokens x hidden; stream 0 is the reference.
   template <class StreamOf> std::vector<WindowScore> score(const ScoredWindow& window, std::size_t streams, StreamOf&& stream_of) {
     std::vector<WindowScore> scores(streams);
     std::vector<ReferencePrediction> predictions;
-    std::vector<WindowScore> each(prefill_block); // one a target, added in their order
-    for (std::size_t target = window.first_scored; target < window.tokens.size(); target += prefill_block) {
-      const std::size_t count = std::min(prefill_block, window.tokens.size() - target);
+    std::vector<WindowScore> each(logits_block); // one a target, added in their order
+    for (std::size_t target = window.first_scored; target < window.tokens.size(); target += logits_block) {
+      const std::size_t count = std::min(logits_block, window.tokens.size() - target);
       const std::span<const TokenId> targets = std::span(window.tokens).subspan(target, count);
       predictions.resize(count);
       for (std::size_t s = 0; s < streams; ++s) {

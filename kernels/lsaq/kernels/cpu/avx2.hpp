@@ -16,24 +16,40 @@ LSAQ_AVX2_HELPER float sum_lanes(__m256 v) noexcept {
   return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
-template <Load L> LSAQ_AVX2 void dot_rows_of(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
-  const std::size_t whole32 = columns / 32 * 32;
-  const std::size_t whole8 = columns / 8 * 8;
-  for (std::size_t r = 0; r < rows; ++r) {
-    const std::byte* row = weights.row(r);
-    __m256 sum0 = _mm256_setzero_ps(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
-    std::size_t c = 0;
-    for (; c < whole32; c += 32) {
-      sum0 = _mm256_fmadd_ps(load8<L>(row, c), _mm256_loadu_ps(x + c), sum0);
-      sum1 = _mm256_fmadd_ps(load8<L>(row, c + 8), _mm256_loadu_ps(x + c + 8), sum1);
-      sum2 = _mm256_fmadd_ps(load8<L>(row, c + 16), _mm256_loadu_ps(x + c + 16), sum2);
-      sum3 = _mm256_fmadd_ps(load8<L>(row, c + 24), _mm256_loadu_ps(x + c + 24), sum3);
+/// S streams of `part` rows each, far apart so that memory sees as many: rows r, part + r, 2 part + r, ... The order of a row's sum is the same for every S.
+template <Load L, int S>
+LSAQ_AVX2_HELPER void dot_streams_of(const WeightRows& weights, std::size_t part, std::size_t columns, const float* x, float* y) noexcept {
+  const std::size_t whole16 = columns / 16 * 16, whole8 = columns / 8 * 8;
+  for (std::size_t r = 0; r < part; ++r) {
+    const std::byte* row[S];
+    __m256 sum0[S], sum1[S];
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+      row[s] = weights.row(r + static_cast<std::size_t>(s) * part);
+      sum0[s] = sum1[s] = _mm256_setzero_ps();
     }
-    for (; c < whole8; c += 8) sum0 = _mm256_fmadd_ps(load8<L>(row, c), _mm256_loadu_ps(x + c), sum0);
-    float sum = sum_lanes(_mm256_add_ps(_mm256_add_ps(sum0, sum1), _mm256_add_ps(sum2, sum3)));
-    for (; c < columns; ++c) sum += scalar::weight_at(row, weights.format, c) * x[c];
-    y[r] = sum;
+    for (std::size_t c = 0; c < whole16; c += 16) {
+      const __m256 x0 = _mm256_loadu_ps(x + c), x1 = _mm256_loadu_ps(x + c + 8);
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) {
+        sum0[s] = _mm256_fmadd_ps(load8<L>(row[s], c), x0, sum0[s]);
+        sum1[s] = _mm256_fmadd_ps(load8<L>(row[s], c + 8), x1, sum1[s]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+      if (whole16 != whole8) sum0[s] = _mm256_fmadd_ps(load8<L>(row[s], whole16), _mm256_loadu_ps(x + whole16), sum0[s]);
+      float sum = sum_lanes(_mm256_add_ps(sum0[s], sum1[s]));
+      for (std::size_t c = whole8; c < columns; ++c) sum += scalar::weight_at(row[s], weights.format, c) * x[c];
+      y[r + static_cast<std::size_t>(s) * part] = sum;
+    }
   }
+}
+
+template <Load L> LSAQ_AVX2 void dot_rows_of(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
+  const std::size_t part = rows / 4;
+  dot_streams_of<L, 4>(weights, part, columns, x, y);
+  dot_streams_of<L, 1>(weights.from(4 * part), rows - 4 * part, columns, x, y + 4 * part);
 }
 
 /// Writes eight rows by eight columns transposed: panel[c * 16 + r].

@@ -35,6 +35,50 @@ LSAQ_AVX512 void widen(const void* in, ElementType type, std::size_t n, float* o
   avx2::widen(in, type, n, out);
 }
 
+/// S streams of `part` rows each, as avx2::dot_streams_of().
+template <ElementType T, int S>
+LSAQ_AVX512_HELPER void dot_streams_of(const WeightRows& weights, std::size_t part, std::size_t columns, const float* x, float* y) noexcept {
+  constexpr std::size_t bytes = size_of(T);
+  const std::size_t whole = columns / 32 * 32;
+  for (std::size_t r = 0; r < part; ++r) {
+    const std::byte* row[S];
+    __m512 sum0[S], sum1[S];
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+      row[s] = weights.row(r + static_cast<std::size_t>(s) * part);
+      sum0[s] = sum1[s] = _mm512_setzero_ps();
+    }
+    for (std::size_t c = 0; c < whole; c += 32) {
+      const __m512 x0 = _mm512_loadu_ps(x + c), x1 = _mm512_loadu_ps(x + c + 16);
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) {
+        sum0[s] = _mm512_fmadd_ps(load16<T>(row[s] + bytes * c), x0, sum0[s]);
+        sum1[s] = _mm512_fmadd_ps(load16<T>(row[s] + bytes * (c + 16)), x1, sum1[s]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+      alignas(64) float lanes[16];
+      _mm512_store_ps(lanes, _mm512_add_ps(sum0[s], sum1[s]));
+      float sum = avx2::sum_lanes(_mm256_add_ps(_mm256_load_ps(lanes), _mm256_load_ps(lanes + 8)));
+      for (std::size_t c = whole; c < columns; ++c) sum += load_element(row[s], T, c) * x[c];
+      y[r + static_cast<std::size_t>(s) * part] = sum;
+    }
+  }
+}
+
+template <ElementType T> LSAQ_AVX512 void dot_rows_of(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
+  const std::size_t part = rows / 4;
+  dot_streams_of<T, 4>(weights, part, columns, x, y);
+  dot_streams_of<T, 1>(weights.from(4 * part), rows - 4 * part, columns, x, y + 4 * part);
+}
+
+LSAQ_AVX512 void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
+  if (!weights.format.packed() && weights.format.element == ElementType::f16) return dot_rows_of<ElementType::f16>(weights, rows, columns, x, y);
+  if (!weights.format.packed() && weights.format.element == ElementType::bf16) return dot_rows_of<ElementType::bf16>(weights, rows, columns, x, y);
+  avx2::dot_rows(weights, rows, columns, x, y);
+}
+
 /// R rows of x by P panels in R x P accumulators, at most 24 of the 32 registers; `last` are the lanes of the last panel that exist.
 template <int R, int P>
 LSAQ_AVX512_HELPER void product_tile(const Panels& panels, std::size_t depth, const float* x, std::size_t x_stride, float* y, std::size_t y_stride,
@@ -119,7 +163,7 @@ LSAQ_AVX512 void product(const Panels& panels, std::size_t depth, const float* x
 }
 
 inline constexpr CpuKernels kernels{Isa::avx512,     widen,          avx2::widen_codes, avx2::narrow_f16, avx2::magnitude_bits, avx2::quantize, avx2::extremes,
-                                    quantize_packed, avx2::dot_rows, avx2::unpack,      product,          avx2::above, &avx2::integer_kernels};
+                                    quantize_packed, dot_rows,       avx2::unpack,      product,          avx2::above, &avx2::integer_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512
 
