@@ -185,12 +185,15 @@ TEST_P(CpuBackend, MatvecIsTheProductWithOneToken) {
 
 TEST_P(CpuBackend, EmptyProducts) {
   const PackedMatrix no_rows({0, 8}, 8, ScaleType::f16);
-  const Rows x(5, 8, 8, Numbers::any, random_), y(5, 3, 3);
-  EXPECT_EQ(device().matmul(no_rows, view_of(x, 5, 8), MutableMatrixView(nullptr, 5, 0)), Status::ok);
   const std::vector<float> nothing;
   const PackedMatrix no_columns = lsaq::quantize<PerChannel>(MatrixView(nothing.data(), 3, 0), 4);
-  EXPECT_EQ(device().matmul(no_columns, MatrixView(nothing.data(), 5, 0), output_of(y, 5, 3)), Status::ok);
-  for (const float value : y.all()) EXPECT_EQ(value, 0.0f);
+  for (const std::size_t tokens : {5, 20}) {
+    const Rows x(tokens, 8, 8, Numbers::any, random_), y(tokens, 3, 3);
+    EXPECT_EQ(device().matmul(no_rows, view_of(x, tokens, 8), MutableMatrixView(nullptr, tokens, 0)), Status::ok);
+    EXPECT_EQ(device().matmul(no_columns, MatrixView(nothing.data(), tokens, 0), output_of(y, tokens, 3)), Status::ok);
+    for (const float value : y.all()) EXPECT_EQ(value, 0.0f);
+  }
+  const Rows x(5, 8, 8, Numbers::any, random_);
   const PackedMatrix packed = random_packed(3, 8, 8, ScaleType::f16, random_);
   EXPECT_EQ(device().matmul(packed, view_of(x, 0, 8), MutableMatrixView(nullptr, 0, 3)), Status::ok);
 }

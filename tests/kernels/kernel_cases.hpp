@@ -25,8 +25,8 @@ using lsaq::WeightRows;
 /// The paths of this processor family, whether or not this machine runs them.
 inline std::vector<Isa> family_paths() {
   std::vector<Isa> paths = {Isa::scalar, Isa::eigen};
-  if (LSAQ_X86 != 0) paths.insert(paths.end(), {Isa::avx2, Isa::avx512, Isa::avx512vnni});
-  if (LSAQ_ARM64 != 0) paths.push_back(Isa::neon);
+  if (LSAQ_X86 != 0) paths.insert(paths.end(), {Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vnni});
+  if (LSAQ_ARM64 != 0) paths.insert(paths.end(), {Isa::neon, Isa::neon_dotprod});
   return paths;
 }
 
@@ -171,6 +171,18 @@ private:
   std::size_t stride_;
   Exact<float> values_;
 };
+
+/// Hidden states of some tokens in a block of memory that ends where they end, so that sanitizers see what is read behind them.
+inline std::vector<float> states(std::size_t tokens, std::size_t columns, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> x(tokens * columns);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = normal(random);
+    if (i % 97 == 13) x[i] *= 40; // a few large ones, as decoders have them
+    if (i % 389 == 200) x[i] *= 3000;
+  }
+  return x;
+}
 
 /// A sum of products in double, and the bound any order of FP32 summation stays within: gamma(n + 1) times the sum of magnitudes (Higham, 2002, 3.1).
 struct Sum {

@@ -49,9 +49,10 @@ TEST(Isa, EveryMachineRunsTheOracleAndEigen) {
   EXPECT_TRUE(lsaq::cpu_runs(Isa::scalar));
   EXPECT_TRUE(lsaq::cpu_runs(Isa::eigen));
   EXPECT_TRUE(lsaq::cpu_runs(lsaq::best_isa()));
-  const Isa elsewhere = lsaq::cpu_runs(Isa::neon) ? Isa::neon : Isa::eigen;
-  EXPECT_EQ(lsaq::best_isa(), lsaq::cpu_runs(Isa::avx512vnni) ? Isa::avx512vnni : lsaq::cpu_runs(Isa::avx512) ? Isa::avx512 : lsaq::cpu_runs(Isa::avx2) ? Isa::avx2 : elsewhere);
+  const Isa wanted[] = {Isa::avx512vnni, Isa::avx512, Isa::avxvnni, Isa::avx2, Isa::neon_dotprod, Isa::neon, Isa::eigen};
+  EXPECT_EQ(lsaq::best_isa(), *std::ranges::find_if(wanted, lsaq::cpu_runs));
   EXPECT_EQ(lsaq::cpu_runs(Isa::neon), LSAQ_ARM64 == 1);
+  EXPECT_LE(lsaq::cpu_runs(Isa::neon_dotprod), lsaq::cpu_runs(Isa::neon));
 }
 
 TEST(Isa, AgreesWithTheKernelsList) {
@@ -64,6 +65,7 @@ TEST(Isa, AgreesWithTheKernelsList) {
   const std::set<std::string> flags{std::istream_iterator<std::string>(words), {}};
   const auto has = [&](std::initializer_list<const char*> names) { return std::ranges::all_of(names, [&](const char* name) { return flags.contains(name); }); };
   EXPECT_EQ(lsaq::cpu_runs(Isa::avx2), has({"avx2", "fma", "f16c"}));
+  EXPECT_EQ(lsaq::cpu_runs(Isa::avxvnni), has({"avx2", "fma", "f16c", "avx_vnni"}));
   EXPECT_EQ(lsaq::cpu_runs(Isa::avx512), has({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"}));
   EXPECT_EQ(lsaq::cpu_runs(Isa::avx512vnni), has({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512vbmi"}));
 }
@@ -103,7 +105,7 @@ TEST(SelectKernels, RefusesWhatNamesNoPath) {
   for (const std::string value : {"AVX2", "avx", "arm", "avx512f", "sse2", " scalar", "scalar ", "scalar,avx2", "0", "auto", "native", "\xff"}) {
     const std::string message = refusal(value);
     EXPECT_THAT(message, AllOf(HasSubstr("LSAQ_ISA="), HasSubstr(value), HasSubstr("names no code path")));
-    EXPECT_THAT(message, HasSubstr("scalar, eigen, avx2, avx512, avx512vnni or neon")) << "says what is allowed";
+    EXPECT_THAT(message, HasSubstr("scalar, eigen, avx2, avxvnni, avx512, avx512vnni, neon or neondot")) << "says what is allowed";
   }
 }
 

@@ -94,9 +94,9 @@ public:
   }
 
 private:
-  /// Whether a product is one of integers: the policy's, and of rows short enough for exact sums.
+  /// Whether a product is one of integers: the policy's, and of rows that are not empty and short enough for exact sums.
   static bool as_integers(PackedView weights) noexcept {
-    return !std::same_as<typename Activations::policy, Float32> && high_blocks_of(weights.columns) != 0;
+    return !std::same_as<typename Activations::policy, Float32> && weights.columns != 0 && high_blocks_of(weights.columns) != 0;
   }
 
   static Scaling scaling_of(Grouping grouping) noexcept {

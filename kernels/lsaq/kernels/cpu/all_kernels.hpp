@@ -5,8 +5,9 @@
 #pragma once
 
 #include <lsaq/kernels/cpu/avx512vnni.hpp>
+#include <lsaq/kernels/cpu/avxvnni.hpp>
 #include <lsaq/kernels/cpu/eigen.hpp>
-#include <lsaq/kernels/cpu/neon.hpp>
+#include <lsaq/kernels/cpu/neon_dotprod.hpp>
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
@@ -20,11 +21,13 @@ inline
   case Isa::scalar: return scalar::kernels;
 #if LSAQ_X86
   case Isa::avx2: return avx2::kernels;
+  case Isa::avxvnni: return avxvnni::kernels;
   case Isa::avx512: return avx512::kernels;
   case Isa::avx512vnni: return avx512vnni::kernels;
 #endif
 #if LSAQ_ARM64
   case Isa::neon: return neon::kernels;
+  case Isa::neon_dotprod: return neon_dotprod::kernels;
 #endif
   default: return eigen::kernels;
   }

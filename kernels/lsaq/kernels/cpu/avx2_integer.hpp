@@ -153,12 +153,15 @@ template <unsigned Bits> LSAQ_AVX2_HELPER __m256i codes32(const std::byte* in, s
   }
 }
 
+/// Bytes that codes32() loads where there is no end to mind.
+constexpr std::size_t bytes_loaded_of_32(unsigned bits) noexcept { return bits == 4 ? 16 : 2 * bits + 16; }
+
 /// T tokens by S streams of `part` rows each: rows r, part + r, 2 part + r, ... Codes of 2 to 4 bits.
 template <unsigned Bits, int S, int T>
 LSAQ_AVX2 void dot_planes(const WeightRows& weights, std::size_t part, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
                           std::size_t stride) noexcept {
   const std::size_t row_bytes = weights.row_bytes, blocks = (tokens.columns + code_block - 1) / code_block;
-  const std::size_t whole = row_bytes < 16 ? 0 : ((row_bytes - 16) / (4 * Bits) + 1 < blocks ? (row_bytes - 16) / (4 * Bits) + 1 : blocks);
+  const std::size_t whole = whole_blocks(row_bytes, 4 * Bits, bytes_loaded_of_32(Bits), blocks);
   const __m256i ones = _mm256_set1_epi16(1);
   for (std::size_t r = 0; r < part; ++r) {
     const std::byte* row[S];
@@ -219,7 +222,7 @@ template <unsigned Bits, int S, int T>
 LSAQ_AVX2 void dot_whole(const WeightRows& weights, std::size_t part, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
                          std::size_t stride) noexcept {
   const std::size_t row_bytes = weights.row_bytes, steps = (tokens.columns + 15) / 16;
-  const std::size_t whole = row_bytes < 16 ? 0 : ((row_bytes - 16) / (2 * Bits) + 1 < steps ? (row_bytes - 16) / (2 * Bits) + 1 : steps);
+  const std::size_t whole = whole_blocks(row_bytes, 2 * Bits, 16, steps);
   for (std::size_t r = 0; r < part; ++r) {
     const std::byte* row[S];
     __m256i sum[S][T];
@@ -400,11 +403,8 @@ LSAQ_AVX2_HELPER void multiply_tile(bool planes, std::size_t count, const std::b
   }
 }
 
-/// Columns unpacked at once: what a panel holds, evened out.
-constexpr std::size_t chunk_of(unsigned bits, std::size_t padded) noexcept {
-  const std::size_t most = panel_bytes / (in_planes(bits) ? 8 : 16), chunks = (padded + most - 1) / most;
-  return padded_columns((padded + chunks - 1) / chunks);
-}
+/// Columns that a panel has room for.
+constexpr std::size_t panel_depth(unsigned bits) noexcept { return panel_bytes / (in_planes(bits) ? 8 : 16); }
 
 /// dot_tiles() of at most 16 rows.
 template <unsigned Bits>
@@ -412,7 +412,7 @@ LSAQ_AVX2 void dot_half(const WeightRows& weights, std::size_t rows, const Token
                         std::int32_t* sums) noexcept {
   alignas(64) std::byte panels[2 * panel_bytes];
   constexpr std::size_t lanes = in_planes(Bits) ? plane_lanes : whole_lanes;
-  const std::size_t padded = padded_columns(tokens.columns), chunk = chunk_of(Bits, padded);
+  const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth(Bits));
   const std::size_t first_token = tokens.first_of(first_tile);
   std::uint32_t high_done[largest_pass_of_tokens] = {};
   for (std::size_t column = 0; column < padded; column += chunk) {
@@ -524,7 +524,7 @@ template <unsigned Bits>
 LSAQ_AVX2 void dot_half_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column, std::size_t end,
                                const PanelScales& scales, float* sums) noexcept {
   alignas(64) std::byte panels[2 * panel_bytes];
-  const std::size_t lanes = tokens.layout.lanes, chunk = chunk_of(Bits, end - column), first_token = tokens.first_of(first_tile);
+  const std::size_t lanes = tokens.layout.lanes, chunk = even_chunk(end - column, panel_depth(Bits)), first_token = tokens.first_of(first_tile);
   for (; column < end; column += chunk) {
     const std::size_t depth = end - column < chunk ? end - column : chunk;
     fill_panel<Bits>(weights, 0, rows, column, depth, panels);

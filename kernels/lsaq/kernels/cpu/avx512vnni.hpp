@@ -286,17 +286,11 @@ LSAQ_VNNI_HELPER void fill_panels(const WeightRows& weights, std::size_t rows, s
   }
 }
 
-/// Columns unpacked at once: at most panel_depth, evened out.
-constexpr std::size_t chunk_of(std::size_t padded) noexcept {
-  const std::size_t chunks = (padded + panel_depth - 1) / panel_depth;
-  return padded_columns((padded + chunks - 1) / chunks);
-}
-
 template <unsigned Bits>
 LSAQ_VNNI void dot_tiles_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
                             std::int32_t* sums) noexcept {
   alignas(64) std::byte panels[2 * 16 * panel_depth];
-  const std::size_t padded = padded_columns(tokens.columns), chunk = chunk_of(padded);
+  const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth);
   std::uint32_t high_done[largest_pass_of_tokens] = {};
   const std::size_t first_token = tokens.first_of(first_tile);
   for (std::size_t column = 0; column < padded; column += chunk) {
@@ -362,7 +356,7 @@ template <unsigned Bits>
 LSAQ_VNNI void dot_blocks_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column, std::size_t end,
                                const PanelScales& scales, float* sums) noexcept {
   alignas(64) std::byte panels[2 * 16 * panel_depth];
-  const std::size_t chunk = chunk_of(end - column), first_token = tokens.first_of(first_tile);
+  const std::size_t chunk = even_chunk(end - column, panel_depth), first_token = tokens.first_of(first_tile);
   for (; column < end; column += chunk) {
     const std::size_t depth = end - column < chunk ? end - column : chunk;
     fill_panels<Bits>(weights, rows, column, depth, panels);
@@ -438,14 +432,7 @@ LSAQ_VNNI void finish(const std::int32_t* sums, std::size_t stride, std::size_t 
 
 inline constexpr IntegerKernels integer_kernels{layout, avx2::block_maxima, place, dot_rows, dot_tiles, dot_blocks, finish};
 
-/// AVX-512's with integer products.
-constexpr CpuKernels with_integer_products(CpuKernels kernels) noexcept {
-  kernels.isa = Isa::avx512vnni;
-  kernels.integer = &integer_kernels;
-  return kernels;
-}
-
-inline constexpr CpuKernels kernels = with_integer_products(avx512::kernels);
+inline constexpr CpuKernels kernels = with_integer_products(avx512::kernels, Isa::avx512vnni, integer_kernels);
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512vnni
 

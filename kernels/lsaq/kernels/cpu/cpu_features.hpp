@@ -9,6 +9,8 @@
 
 #if LSAQ_X86 && defined(__GNUC__)
 #include <cpuid.h>
+#elif LSAQ_ARM64 && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace lsaq::inline v0 {
@@ -18,21 +20,25 @@ enum class Isa : std::uint8_t {
   scalar, ///< plain loops: the oracle every other path is tested against
   eigen,  ///< Eigen's products at the consumer's own compile flags: wherever there are no kernels of our own
   avx2,   ///< x86-64 with AVX2, FMA and F16C
-  avx512, ///< x86-64 with these and AVX-512 F, BW, DQ and VL
+  avxvnni, ///< x86-64 with these and AVX-VNNI
+  avx512, ///< x86-64 with AVX2, FMA, F16C and AVX-512 F, BW, DQ and VL
   avx512vnni, ///< x86-64 with these and AVX-512 VNNI and VBMI
   neon,   ///< AArch64
+  neon_dotprod, ///< AArch64 with the dot product extension
 };
 
-inline constexpr Isa all_isas[] = {Isa::scalar, Isa::eigen, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::neon};
+inline constexpr Isa all_isas[] = {Isa::scalar, Isa::eigen, Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vnni, Isa::neon, Isa::neon_dotprod};
 
 constexpr std::string_view name_of(Isa isa) noexcept {
   switch (isa) {
   case Isa::scalar: return "scalar";
   case Isa::eigen: return "eigen";
   case Isa::avx2: return "avx2";
+  case Isa::avxvnni: return "avxvnni";
   case Isa::avx512: return "avx512";
   case Isa::avx512vnni: return "avx512vnni";
   case Isa::neon: return "neon";
+  case Isa::neon_dotprod: return "neondot";
   }
   return "unknown";
 }
@@ -48,16 +54,30 @@ constexpr std::optional<Isa> isa_from_name(std::string_view name) noexcept {
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
+/// Whether an AArch64 machine has the dot product extension: the operating system tells, or else the compiler's flags.
+inline bool has_dot_product() noexcept {
+#if LSAQ_ARM64 && defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return true;
+#else
+  return false;
+#endif
+}
+
 /// Whether this machine, its operating system included, can run the path.
 inline bool cpu_runs(Isa isa) noexcept {
   if (isa == Isa::scalar || isa == Isa::eigen) return true;
   if (isa == Isa::neon) return LSAQ_ARM64 != 0;
+  if (isa == Isa::neon_dotprod) return has_dot_product();
 #if LSAQ_X86 && defined(__GNUC__)
-  // The compiler's own check reads the operating system's register-saving state too. Clang 14 knows no name for F16C: CPUID leaf 1, ECX bit 29.
+  // The compiler's own check reads the operating system's register-saving state too. Clang 14 knows no names for F16C (CPUID leaf 1, ECX bit 29) and AVX-VNNI
+  // (leaf 7.1, EAX bit 4).
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1u) != 0;
   const bool avx2 = f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (isa == Isa::avx2) return avx2;
+  if (isa == Isa::avxvnni) return avx2 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1u) != 0;
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
   if (isa == Isa::avx512) return avx512;
@@ -69,7 +89,7 @@ inline bool cpu_runs(Isa isa) noexcept {
 
 /// The fastest path this machine can run.
 inline Isa best_isa() noexcept {
-  for (Isa isa : {Isa::avx512vnni, Isa::avx512, Isa::avx2, Isa::neon})
+  for (Isa isa : {Isa::avx512vnni, Isa::avx512, Isa::avxvnni, Isa::avx2, Isa::neon_dotprod, Isa::neon})
     if (cpu_runs(isa)) return isa;
   return Isa::eigen;
 }

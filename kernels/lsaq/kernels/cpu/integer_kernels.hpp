@@ -58,4 +58,24 @@ struct IntegerKernels {
                  float* y, std::size_t y_stride) noexcept;
 };
 
+/// The kernels of one path with another's integer products.
+constexpr CpuKernels with_integer_products(CpuKernels kernels, Isa isa, const IntegerKernels& integer) noexcept {
+  kernels.isa = isa;
+  kernels.integer = &integer;
+  return kernels;
+}
+
+/// How many of `columns` are unpacked at once where there is room for `most`: the parts are even. columns > 0.
+constexpr std::size_t even_chunk(std::size_t columns, std::size_t most) noexcept {
+  const std::size_t chunks = (columns + most - 1) / most;
+  return padded_columns((columns + chunks - 1) / chunks);
+}
+
+/// How many of the `blocks` of a row, of `block_bytes` each, can be loaded as if the row went on, where `loaded` bytes are from every block's first on.
+constexpr std::size_t whole_blocks(std::size_t row_bytes, std::size_t block_bytes, std::size_t loaded, std::size_t blocks) noexcept {
+  if (row_bytes < loaded) return 0;
+  const std::size_t whole = (row_bytes - loaded) / block_bytes + 1;
+  return whole < blocks ? whole : blocks;
+}
+
 } // namespace lsaq::inline v0

@@ -1,6 +1,7 @@
 // Kernels for AArch64 with Advanced SIMD, which every AArch64 machine has: no target attributes, no check at run time.
 #pragma once
 
+#include <lsaq/kernels/cpu/neon_integer.hpp>
 #include <lsaq/kernels/cpu/unfused_quantize.hpp>
 
 #if LSAQ_ARM64
@@ -329,7 +330,7 @@ inline void quantize_packed(const Elements& in, std::size_t group, const float* 
 }
 
 inline constexpr CpuKernels kernels{Isa::neon,       widen,    widen_codes, narrow_f16, magnitude_bits, quantize, unfused::extremes<widen>,
-                                    quantize_packed, dot_rows, unpack,      product,    above, &scalar::integer_kernels};
+                                    quantize_packed, dot_rows, unpack,      product,    above, &integer_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::neon
 
