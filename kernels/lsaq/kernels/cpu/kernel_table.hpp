@@ -10,6 +10,7 @@
 #pragma once
 
 #include <lsaq/kernels/cpu/cpu_features.hpp>
+#include <lsaq/kernels/cpu/decoder_kernels.hpp>
 #include <lsaq/types.hpp>
 
 #include <bit>
@@ -133,6 +134,8 @@ struct CpuKernels {
 
   /// Bit i is set unless values[i] <= limits[i]: where it is greater, or one of them is NaN; n <= 64.
   std::uint64_t (*above)(const float* values, const float* limits, std::size_t n) noexcept;
+
+  const DecoderKernels* decoder; ///< what a decoder computes between its products
 };
 
 } // namespace lsaq::inline v0

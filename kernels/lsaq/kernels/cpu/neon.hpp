@@ -328,8 +328,8 @@ inline void quantize_packed(const Elements& in, std::size_t group, const float* 
   unfused::quantize_packed<widen, quantize>(in, group, scales, bounds, out);
 }
 
-inline constexpr CpuKernels kernels{Isa::neon,       widen,    widen_codes, narrow_f16, magnitude_bits, quantize, unfused::extremes<widen>,
-                                    quantize_packed, dot_rows, unpack,      product,    above};
+inline constexpr CpuKernels kernels{Isa::neon, widen,  widen_codes, narrow_f16, magnitude_bits,          quantize, unfused::extremes<widen>, quantize_packed,
+                                    dot_rows,  unpack, product,     above,      &scalar::decoder_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::neon
 

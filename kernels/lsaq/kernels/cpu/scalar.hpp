@@ -4,6 +4,7 @@
 #include <lsaq/half.hpp>
 #include <lsaq/kernels/cpu/kernel_table.hpp>
 #include <lsaq/kernels/cpu/pack_codes.hpp>
+#include <lsaq/kernels/cpu/scalar_decoder.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -139,7 +140,7 @@ inline std::uint64_t above(const float* values, const float* limits, std::size_t
   return mask;
 }
 
-inline constexpr CpuKernels kernels{Isa::scalar, widen,           widen_codes, narrow_f16, magnitude_bits, quantize,
-                                    extremes,    quantize_packed, dot_rows,    unpack,     product,        above};
+inline constexpr CpuKernels kernels{Isa::scalar,     widen,    widen_codes, narrow_f16, magnitude_bits, quantize,        extremes,
+                                    quantize_packed, dot_rows, unpack,      product,    above,          &decoder_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar
