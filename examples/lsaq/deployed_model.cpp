@@ -16,8 +16,9 @@ llama::ModelWeights load(const Model& model, const lsaq::Plan& plan, const Layer
 
 } // namespace
 
-DeployedModel::DeployedModel(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device, std::size_t context)
-    : model_(&model), device_(device), weights_(load(model, plan, source, device)), decoder_(model.config, weights_, device, context) {}
+DeployedModel::DeployedModel(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device, std::size_t context,
+                             lsaq::ElementType kv_cache)
+    : model_(&model), device_(device), weights_(load(model, plan, source, device)), decoder_(model.config, weights_, device, context, kv_cache) {}
 
 lsaq::PlanBytes DeployedModel::allocated() const {
   lsaq::PlanBytes bytes{.weights = weights_.weight_bytes(),

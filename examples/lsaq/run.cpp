@@ -162,6 +162,7 @@ void run(RunOptions options, const Global& global) {
     plan = make_plan(found->importance, model.config, make_budget(options.budget, model.config, chosen.free_bytes, options.context, grouping), options.context);
   }
   quantization.write_to(plan);
+  plan.kv_bits = kv_cache_bits(options.budget);
   if (!global.json) {
     note(fmt::format("device: {} with {} free ({})\n", chosen.id, lsaq::format_bytes(chosen.free_bytes), chosen.limited_by));
     note(lsaq::plan_table(plan.plan));
@@ -171,7 +172,7 @@ void run(RunOptions options, const Global& global) {
   // Quantize and deploy.
   const Stopwatch load;
   if (!source) source.emplace(rounding_loader(model, quantization, options.rounding, device));
-  DeployedModel deployed(model, plan.plan, *source, device, options.context);
+  DeployedModel deployed(model, plan.plan, *source, device, options.context, kv_cache_type(options.budget, model.config));
   const double load_seconds = load.seconds();
   const lsaq::PlanBytes& planned = plan.plan.bytes;
   const lsaq::PlanBytes allocated = deployed.allocated();
