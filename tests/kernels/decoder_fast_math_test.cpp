@@ -1,11 +1,11 @@
-// The decoder's kernels compiled with -O3 -ffast-math, as some engines are: what they promise stays, NaN and infinity included.
+// The decoder's kernels compiled with -O3 -ffast-math, as some engines are: what they promise of numbers and infinities stays.
 #include "kernels/decoder_contract.hpp"
 
 namespace decoder_fast_math_test {
 
 #if LSAQ_X86
-LSAQ_DECODER_CONTRACT(Avx2DecoderWithFastMath, lsaq::Isa::avx2)
-LSAQ_DECODER_CONTRACT(Avx512DecoderWithFastMath, lsaq::Isa::avx512)
+LSAQ_FINITE_DECODER_CONTRACT(Avx2DecoderWithFastMath, lsaq::Isa::avx2)
+LSAQ_FINITE_DECODER_CONTRACT(Avx512DecoderWithFastMath, lsaq::Isa::avx512)
 #endif
 
 TEST(DecoderWithFastMath, TheOracleComputesWhatIsFinite) {

@@ -79,7 +79,7 @@ inline void fill_rotation(const Config& config, std::span<const float> frequenci
     }
 }
 
-/// The same where the frequencies are needed once.
+/// The same where the frequencies are needed once. Precondition: head_size <= 256.
 inline void fill_rotation(const Config& config, std::size_t first, std::size_t tokens, std::span<float> rotation) noexcept {
   float frequencies[detail::largest_head / 2];
   fill_frequencies(config, frequencies);

@@ -34,7 +34,7 @@ struct Gain {
 };
 
 /// The functions of one instruction-set path. All are noexcept, allocate nothing and read nothing outside the ranges named; results depend on their arguments
-/// only. Exponentials are within 2 units in the last place, 0 for -infinity; NaN stays NaN.
+/// only. Exponentials are within 2 units in the last place, 0 for -infinity; NaN stays NaN, unless a consumer's -ffast-math says there is none.
 struct DecoderKernels {
   /// One piece of a softmax: scores[i] becomes exp(scores[i] * scale - highest), `highest` and `total` take the piece in. Returns what sums weighted with
   /// earlier pieces are to be multiplied by. scale > 0, n > 0.
