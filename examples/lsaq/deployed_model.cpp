@@ -16,9 +16,10 @@ llama::ModelWeights load(const Model& model, const lsaq::Plan& plan, const Layer
 
 using Decoder = std::variant<llama::Decoder<Device>, llama::Decoder<FastDevice>>;
 
-Decoder decoder_on(const llama::ModelWeights& weights, const Model& model, const Device& device, std::size_t context, Activations activations) {
-  if (activations == Activations::float32) return Decoder(std::in_place_type<llama::Decoder<Device>>, model.config, weights, device, context);
-  return Decoder(std::in_place_type<llama::Decoder<FastDevice>>, model.config, weights, FastDevice(device.executor(), device.isa()), context);
+Decoder decoder_on(const llama::ModelWeights& weights, const Model& model, const Device& device, std::size_t context, Activations activations,
+                   lsaq::ElementType kv_cache) {
+  if (activations == Activations::float32) return Decoder(std::in_place_type<llama::Decoder<Device>>, model.config, weights, device, context, kv_cache);
+  return Decoder(std::in_place_type<llama::Decoder<FastDevice>>, model.config, weights, FastDevice(device.executor(), device.isa()), context, kv_cache);
 }
 
 } // namespace
@@ -30,8 +31,8 @@ std::optional<Activations> activations_named(const std::string& name) {
 }
 
 DeployedModel::DeployedModel(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device, std::size_t context,
-                             Activations activations)
-    : model_(&model), weights_(load(model, plan, source, device)), decoder_(decoder_on(weights_, model, device, context, activations)) {}
+                             Activations activations, lsaq::ElementType kv_cache)
+    : model_(&model), weights_(load(model, plan, source, device)), decoder_(decoder_on(weights_, model, device, context, activations, kv_cache)) {}
 
 lsaq::PlanBytes DeployedModel::allocated() const {
   lsaq::PlanBytes bytes{.weights = weights_.weight_bytes(), .embedding = weights_.outer.embedding_bytes()};

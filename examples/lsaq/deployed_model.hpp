@@ -22,7 +22,7 @@ public:
   /// Quantizes and deploys layer by layer, as `source` gives them; shows progress, can be interrupted. `model` must outlive it. Throws what the source does,
   /// BadInput, std::bad_alloc, Interrupted.
   DeployedModel(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device, std::size_t context,
-                Activations activations);
+                Activations activations, lsaq::ElementType kv_cache = lsaq::ElementType::f16);
   DeployedModel(const DeployedModel&) = delete;
   DeployedModel& operator=(const DeployedModel&) = delete;
 

@@ -59,6 +59,7 @@ void plan(const PlanOptions& options, const Global& global) {
   const lsaq::MemoryBudget budget = make_budget(options.budget, config, available_memory(options.budget), options.context, quantization.rounding.grouping);
   lsaq::PlanFile file = make_plan(importance, config, budget, options.context);
   quantization.write_to(file);
+  file.kv_bits = kv_cache_bits(options.budget);
   file.model_sha256 = hash;
   if (importance.metric == "none") note("note: without --importance, layers are lowered in their order");
   const nlohmann::json json = lsaq::plan_to_json(file);

@@ -15,7 +15,16 @@ void add_budget_options(CLI::App& verb, BudgetOptions& options) {
   verb.add_option("--reserve", options.reserve, "Memory to keep free: an amount, or percent of the FP16 weights (default: 3%)");
   verb.add_option("--pin", options.pins, "LAYER=BITS: decide a layer yourself (16, 8 or 4); may be repeated");
   verb.add_option("--importance", options.importance_file, "Importance of the layers from this JSON file");
+  verb.add_option("--kv-cache", options.kv_cache, "Keys and values as f16, or as q8_0: 8 bits and a scale for each 32")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f16", "q8_0"}));
 }
+
+lsaq::ElementType kv_cache_type(const BudgetOptions& options, const lsaq::llama::Config& config) {
+  return lsaq::llama::KvCache::checked(options.kv_cache == "q8_0" ? lsaq::ElementType::q8_0 : lsaq::ElementType::f16, config.head_size);
+}
+
+unsigned kv_cache_bits(const BudgetOptions& options) { return options.kv_cache == "q8_0" ? 8 : 16; }
 
 lsaq::Bytes bytes_option(const char* option, const std::string& text) {
   const lsaq::Expected<lsaq::Bytes> bytes = lsaq::parse_bytes(text);
@@ -70,7 +79,7 @@ lsaq::MemoryBudget make_budget(const BudgetOptions& options, const lsaq::llama::
   lsaq::MemoryBudget budget{.memory = memory};
   budget.grouping = grouping;
   if (context != 0) {
-    budget.kv_cache = lsaq::kv_cache_bytes(config.layers, config.kv_heads, config.head_size, context);
+    budget.kv_cache = lsaq::kv_cache_bytes(config.layers, config.kv_heads, config.head_size, context, kv_cache_type(options, config));
     budget.activations = lsaq::llama::workspace_bytes(config, context);
   }
   budget.reserve = reserve_bytes(options.reserve, lsaq::llama::model_shape(config));

@@ -15,9 +15,15 @@ struct BudgetOptions {
   std::string reserve;           ///< --reserve: "3%" or an amount; empty: 3%
   std::vector<std::string> pins; ///< --pin LAYER=BITS
   std::string importance_file;   ///< --importance
+  std::string kv_cache = "f16";  ///< --kv-cache: f16 or q8_0
 };
 
 void add_budget_options(CLI::App& verb, BudgetOptions& options);
+
+/// What --kv-cache says keys and values are kept as. Throws InvalidArgument if the model's heads are not made for it.
+lsaq::ElementType kv_cache_type(const BudgetOptions& options, const lsaq::llama::Config& config);
+/// Its bits a value as a plan file has them, scales left out.
+unsigned kv_cache_bits(const BudgetOptions& options);
 
 /// Reads an amount of memory given with `option`. Throws InvalidArgument.
 lsaq::Bytes bytes_option(const char* option, const std::string& text);

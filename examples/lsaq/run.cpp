@@ -163,6 +163,7 @@ void run(RunOptions options, const Global& global) {
     plan = make_plan(found->importance, model.config, make_budget(options.budget, model.config, chosen.free_bytes, options.context, grouping), options.context);
   }
   quantization.write_to(plan);
+  plan.kv_bits = kv_cache_bits(options.budget);
   if (!global.json) {
     note(fmt::format("device: {} with {} free ({})\n", chosen.id, lsaq::format_bytes(chosen.free_bytes), chosen.limited_by));
     note(lsaq::plan_table(plan.plan));
@@ -172,7 +173,8 @@ void run(RunOptions options, const Global& global) {
   // Quantize and deploy.
   const Stopwatch load;
   if (!source) source.emplace(rounding_loader(model, quantization, options.rounding, device));
-  DeployedModel deployed(model, plan.plan, *source, device, options.context, *activations_named(options.activations));
+  DeployedModel deployed(model, plan.plan, *source, device, options.context, *activations_named(options.activations),
+                         kv_cache_type(options.budget, model.config));
   const double load_seconds = load.seconds();
   const lsaq::PlanBytes& planned = plan.plan.bytes;
   const lsaq::PlanBytes allocated = deployed.allocated();
@@ -214,8 +216,8 @@ void run(RunOptions options, const Global& global) {
   row("load", fmt::format("{:.2f} s to read, quantize and deploy", load_seconds));
   row("prompt",
       fmt::format("{} tokens in {:.2f} s ({:.1f} tokens/s)", text.prompt_tokens, text.prefill_seconds, rate(text.prompt_tokens, text.prefill_seconds)));
-  row("answer", fmt::format("{} tokens in {:.2f} s ({:.1f} tokens/s), {} kernels, {} threads", text.tokens, text.decode_seconds,
-                            rate(text.tokens, text.decode_seconds), name_of(device.isa()), pool.concurrency()));
+  row("answer", fmt::format("{} tokens in {:.2f} s ({:.1f} tokens/s)", text.tokens, text.decode_seconds, rate(text.tokens, text.decode_seconds)));
+  row("kernels", fmt::format("{}, {} threads, {} activations", name_of(device.isa()), pool.concurrency(), options.activations));
   note(report);
 }
 

@@ -61,7 +61,7 @@ Sweep make_sweep(const MetricRequest& request, std::size_t layers, lsaq::MatrixV
 class StateView {
 public:
   StateView(const Model& model, const llama::OuterWeights& outer, const Device& device, const Positions& positions, bool norm)
-      : model_(model), outer_(outer), device_(device), positions_(positions), norm_(norm), gain_(norm ? model.config.hidden : 0) {}
+      : model_(model), outer_(outer), device_(device), positions_(positions), norm_(norm) {}
 
   lsaq::MatrixView operator()(lsaq::MatrixView states) {
     if (positions_.all && !norm_) return states;
@@ -70,7 +70,7 @@ public:
     for (std::size_t r = 0; r < positions_.rows.size(); ++r) {
       const auto* row = static_cast<const float*>(states.data) + positions_.rows[r] * states.stride;
       if (norm_)
-        llama::rms_norm(model_.config, device_.kernels(), outer_.final_norm, row, 1, gain_, rows_.data() + r * hidden);
+        llama::rms_norm(model_.config, device_.kernels(), outer_.final_norm, row, 1, rows_.data() + r * hidden);
       else
         std::copy_n(row, hidden, rows_.data() + r * hidden);
     }
@@ -83,7 +83,7 @@ private:
   const Device& device_;
   const Positions& positions_;
   bool norm_;
-  std::vector<float> gain_, rows_;
+  std::vector<float> rows_;
 };
 
 /// What states are projected on.

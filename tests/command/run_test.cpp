@@ -48,6 +48,26 @@ TEST_F(Runs, AllocateWhatWasPlanned) {
   }
 }
 
+TEST_F(Runs, KeepKeysAndValuesInEightBits) {
+  small_llama::Model long_heads = small_model();
+  long_heads.head_size = 32;
+  long_heads.fill();
+  const std::string other = write_model("heads_of_32.gguf", long_heads);
+  const auto call = [&](const std::string& of, const char* type) {
+    return std::vector<std::string>{"run", of, "--memory", "64MiB", "--tokens", "8", "--context", "40", "--kv-cache", type};
+  };
+  const json halves = run_json(call(other, "f16")), blocks = run_json(call(other, "q8_0"));
+  EXPECT_EQ(bytes_of(halves, "kv_cache"), 4u * 2 * 2 * 40 * 64);
+  EXPECT_EQ(bytes_of(blocks, "kv_cache"), 4u * 2 * 2 * 40 * 34);
+  EXPECT_EQ(bytes_of(blocks.at("plan"), "kv_cache"), bytes_of(blocks, "kv_cache"));
+  EXPECT_EQ(halves.at("plan").at("kv_bits"), 16);
+  EXPECT_EQ(blocks.at("plan").at("kv_bits"), 8);
+  EXPECT_EQ(bytes_of(run_json({"plan", other, "--memory", "64MiB", "--context", "40", "--kv-cache", "q8_0"}), "kv_cache"), 4u * 2 * 2 * 40 * 34);
+
+  refusal(wrong_usage, call(model(), "q8_0"), {"Q8_0", "heads of 16", "F16"});
+  refusal(wrong_usage, call(other, "q4_0"), {"--kv-cache", "q4_0"});
+}
+
 TEST_F(Runs, SayTheSameAgain) {
   const std::vector<std::string> call = {"run", model(), "--memory", "64MiB", "--tokens", "20", "--context", "60"};
   const json first = run_json(call), second = run_json(call);

@@ -40,6 +40,10 @@ struct Scene {
     const auto fill = [&](std::vector<float>& kept, bool is_key) {
       for (std::size_t head = 0; head < c.kv_heads; ++head) {
         std::byte* const rows = is_key ? cache.keys(1, head) : cache.values(1, head);
+        if (type == ElementType::q8_0) {
+          fill_blocks(rows, size, kept, random);
+          continue;
+        }
         for (std::size_t i = 0; i < cache.context() * c.head_size; ++i) {
           const lsaq::f16 half = lsaq::to_f16(draw());
           const float value = lsaq::to_float(half);
@@ -56,7 +60,27 @@ struct Scene {
     q.resize(c.tokens * c.heads * c.head_size);
     for (float& value : q) value = draw();
   }
+
+  /// Random blocks of Q8_0, no two scales alike.
+  void fill_blocks(std::byte* rows, float size, std::vector<float>& kept, std::mt19937& random) const {
+    for (std::size_t block = 0; block < cache.context() * config.head_size / 32; ++block, rows += 34) {
+      const lsaq::f16 scale = lsaq::to_f16(size / 127 * (1 - 0.001f * static_cast<float>(block % 100)));
+      std::memcpy(rows, &scale, 2);
+      for (std::size_t i = 0; i < 32; ++i) {
+        const int code = static_cast<int>(random() % 255) - 127;
+        rows[2 + i] = static_cast<std::byte>(code);
+        kept.push_back(lsaq::to_float(scale) * static_cast<float>(code));
+      }
+    }
+  }
 };
+
+/// The types a cache for such heads may have.
+std::vector<ElementType> types_for(const Case& c) {
+  std::vector<ElementType> types = {ElementType::f16, ElementType::f32};
+  if (c.head_size % 32 == 0) types.push_back(ElementType::q8_0);
+  return types;
+}
 
 /// softmax(q k^T / sqrt(d)) v over the keys up to the query's own position.
 std::vector<double> expected(const Case& c, const Scene& scene) {
@@ -90,7 +114,7 @@ class Attention : public testing::TestWithParam<Case> {};
 
 TEST_P(Attention, IsSoftmaxOverVisibleKeys) {
   const Case& c = GetParam();
-  for (const ElementType type : {ElementType::f16, ElementType::f32})
+  for (const ElementType type : types_for(c))
     for (const float size : {1.0f, 20.0f}) { // 20: scores in the hundreds, nearly all weight on one key
       Scene scene(c, type, size);
       const std::vector<double> wanted = expected(c, scene);
@@ -112,27 +136,51 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Attention,
                          testing::Values(Case{1, 1, 2, 0, 1}, Case{2, 1, 2, 0, 5}, Case{4, 4, 6, 3, 1}, Case{4, 2, 8, 0, 40}, Case{3, 3, 10, 7, 17},
                                          Case{6, 2, 12, 63, 1}, Case{6, 3, 14, 64, 1}, Case{8, 1, 16, 62, 3}, Case{2, 2, 18, 0, 64}, Case{2, 1, 20, 0, 65},
                                          Case{9, 3, 64, 100, 30}, Case{4, 1, 34, 200, 4}, Case{2, 2, 80, 127, 2}, Case{2, 1, 128, 50, 20},
-                                         Case{1, 1, 250, 10, 70}, Case{1, 1, 256, 64, 16}));
+                                         Case{1, 1, 250, 10, 70}, Case{1, 1, 256, 64, 16}, Case{4, 4, 32, 0, 7}, Case{3, 1, 32, 61, 8}, Case{12, 3, 64, 511, 1},
+                                         Case{9, 3, 64, 130, 2}, Case{4, 1, 96, 31, 130}, Case{9, 1, 64, 33, 80}, Case{17, 1, 16, 5, 3}, Case{3, 1, 160, 70, 1},
+                                         Case{4, 1, 256, 20, 67}, Case{4, 4, 20, 90, 7}, Case{3, 1, 80, 64, 9}, Case{8, 2, 24, 127, 33}));
 
-TEST(Attention, DoesNotDependOnThreads) {
-  const Case c{6, 2, 24, 70, 50};
-  Scene scene(c, ElementType::f16, 1);
-  const std::vector<float> alone = attended(c, scene);
-  lsaq::ThreadPool pool(4);
-  for (int repeat = 0; repeat < 5; ++repeat) EXPECT_EQ(attended(c, scene, pool), alone);
+/// Tasks are divided by the number of threads, results are not.
+TEST_P(Attention, DoesNotDependOnThreads) {
+  const Case& c = GetParam();
+  for (const ElementType type : types_for(c)) {
+    Scene scene(c, type, 1);
+    const std::vector<float> alone = attended(c, scene);
+    for (const std::size_t threads : {1, 2, 3, 4}) {
+      lsaq::ThreadPool pool(threads);
+      for (int repeat = 0; repeat < 2; ++repeat) ASSERT_EQ(attended(c, scene, pool), alone) << threads << " threads, " << name_of(type);
+    }
+  }
+}
+
+/// Queries read at once get what they get in smaller groups, as long as there are many in each.
+TEST(Attention, AQueryDoesNotDependOnTheOthers) {
+  const Case whole{6, 2, 32, 70, 90};
+  for (const ElementType type : types_for(whole)) {
+    Scene scene(whole, type, 1);
+    const std::vector<float> together = attended(whole, scene);
+    std::vector<float> apart(together.size(), NAN);
+    const std::size_t width = whole.heads * whole.head_size;
+    for (const auto& [first, count] : {std::pair<std::size_t, std::size_t>(0, 9), {9, 23}, {32, 58}})
+      lsaq::llama::attend(scene.config, lsaq::kernels_of(lsaq::best_isa()), {}, scene.cache, 1, whole.first + first, count, scene.q.data() + first * width,
+                          apart.data() + first * width);
+    EXPECT_EQ(apart, together) << name_of(type);
+  }
 }
 
 TEST(Attention, SeesNothingOfTheFuture) {
-  const Case c{2, 1, 16, 5, 10};
-  Scene scene(c, ElementType::f32, 1);
-  const std::vector<float> before = attended(c, scene);
-  const std::size_t row = scene.cache.row_bytes(), last = c.first + c.tokens - 1;
-  std::memset(scene.cache.keys(1, 0) + last * row, 0x41, row); // 12.1 each
-  std::memset(scene.cache.values(1, 0) + last * row, 0x41, row);
-  const std::vector<float> after = attended(c, scene);
-  const auto own = static_cast<std::ptrdiff_t>((c.tokens - 1) * c.heads * c.head_size);
-  EXPECT_TRUE(std::equal(before.begin(), before.begin() + own, after.begin())) << "all queries but the last";
-  EXPECT_FALSE(std::equal(before.begin() + own, before.end(), after.begin() + own));
+  for (const std::size_t tokens : {4, 10, 40}) {
+    const Case c{2, 1, 16, 5, tokens};
+    Scene scene(c, ElementType::f32, 1);
+    const std::vector<float> before = attended(c, scene);
+    const std::size_t row = scene.cache.row_bytes(), last = c.first + c.tokens - 1;
+    std::memset(scene.cache.keys(1, 0) + last * row, 0x41, row); // 12.1 each
+    std::memset(scene.cache.values(1, 0) + last * row, 0x41, row);
+    const std::vector<float> after = attended(c, scene);
+    const auto own = static_cast<std::ptrdiff_t>((c.tokens - 1) * c.heads * c.head_size);
+    EXPECT_TRUE(std::equal(before.begin(), before.begin() + own, after.begin())) << "all queries but the last";
+    EXPECT_FALSE(std::equal(before.begin() + own, before.end(), after.begin() + own));
+  }
 }
 
 } // namespace attention_test

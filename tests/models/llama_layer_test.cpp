@@ -29,9 +29,9 @@ TEST(LlamaLayer, WorkspaceIsDividedWithoutOverlapOrRest) {
   EXPECT_EQ(w.gate.size(), tokens * 20);
   EXPECT_EQ(w.up.size(), tokens * 20);
   EXPECT_EQ(w.rotation.size(), tokens * 6);
-  EXPECT_EQ(w.gain.size(), 12u);
+  EXPECT_EQ(w.frequencies.size(), 3u);
   std::set<const float*> all;
-  for (const std::span<float> part : {w.x, w.normed, w.q, w.k, w.v, w.attended, w.gate, w.up, w.rotation, w.gain})
+  for (const std::span<float> part : {w.x, w.normed, w.q, w.k, w.v, w.attended, w.gate, w.up, w.rotation, w.frequencies})
     for (const float& value : part) all.insert(&value);
   EXPECT_EQ(all.size(), memory.size());
   EXPECT_EQ(*all.begin(), memory.data());
@@ -47,9 +47,9 @@ TEST(LlamaLayer, NormsEachRow) {
   lsaq::FloatMatrix norm{lsaq::AlignedBytes(2 * hidden), {1, hidden}, ElementType::f16};
   for (std::size_t i = 0; i < hidden; ++i) reinterpret_cast<lsaq::f16*>(norm.storage.data())[i] = lsaq::to_f16(gains[i]);
   const auto first = drawn.tensors.at("model.embed_tokens.weight").values.begin();
-  std::vector<float> x(first, first + static_cast<std::ptrdiff_t>(tokens * hidden)), gain(hidden), out(tokens * hidden);
+  std::vector<float> x(first, first + static_cast<std::ptrdiff_t>(tokens * hidden)), out(tokens * hidden);
   std::fill_n(x.begin(), hidden, 0.0f); // epsilon keeps a zero row zero
-  llama::rms_norm(config, Device().kernels(), norm, x.data(), tokens, gain, out.data());
+  llama::rms_norm(config, Device().kernels(), norm, x.data(), tokens, out.data());
   EXPECT_EQ(std::vector<float>(out.begin(), out.begin() + hidden), std::vector<float>(hidden, 0.0f));
   for (std::size_t t = 1; t < tokens; ++t) {
     const auto row = static_cast<std::ptrdiff_t>(t * hidden);
@@ -71,7 +71,7 @@ TEST(LlamaLayer, RotatesPairs) {
         for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 13) - 6.5f;
         const std::vector<float> before = x;
         llama::fill_rotation(config, first, tokens, rotation);
-        llama::rotate(config, 3, tokens, rotation, x.data());
+        llama::rotate(config, Device().kernels(), 3, tokens, rotation, x.data());
         for (std::size_t t = 0; t < tokens; ++t) {
           const auto row = before.begin() + static_cast<std::ptrdiff_t>(t * width);
           Doubles wanted(row, row + static_cast<std::ptrdiff_t>(width));
@@ -86,8 +86,33 @@ TEST(LlamaLayer, PositionZeroIsNotRotated) {
   std::vector<float> x{1, 2, 3, 4}, rotation(4);
   llama::fill_rotation(config, 0, 1, rotation);
   EXPECT_EQ(rotation, (std::vector<float>{1, 1, 0, 0}));
-  llama::rotate(config, 1, 1, rotation, x.data());
+  llama::rotate(config, Device().kernels(), 1, 1, rotation, x.data());
   EXPECT_EQ(x, (std::vector<float>{1, 2, 3, 4}));
+}
+
+/// Frequencies that are kept give the same table, bit for bit, as those computed anew for every position.
+TEST(LlamaLayer, KeptFrequenciesGiveTheSameRotation) {
+  llama::Config config{.heads = 1, .head_size = 80, .rope_theta = 500000};
+  for (const bool scaled : {false, true}) {
+    if (scaled) config.rope_divisors = llama::llama3_rope_divisors(config, 8, 1, 4, 8192);
+    std::vector<float> frequencies(40), kept(3 * 80), wanted;
+    llama::fill_frequencies(config, frequencies);
+    for (const std::size_t first : {0u, 1000u, 100000u}) {
+      llama::fill_rotation(config, frequencies, first, 3, kept);
+      wanted.assign(3 * 80, 0);
+      for (std::size_t t = 0; t < 3; ++t)
+        for (std::size_t i = 0; i < 40; ++i) {
+          auto frequency = static_cast<float>(std::pow(config.rope_theta, -2.0 * static_cast<double>(i) / 80.0));
+          if (scaled) frequency /= config.rope_divisors[i];
+          const double angle = static_cast<float>(first + t) * frequency;
+          wanted[t * 80 + i] = static_cast<float>(std::cos(angle));
+          wanted[t * 80 + 40 + i] = static_cast<float>(std::sin(angle));
+        }
+      EXPECT_EQ(kept, wanted) << first;
+      llama::fill_rotation(config, first, 3, kept);
+      EXPECT_EQ(kept, wanted) << first;
+    }
+  }
 }
 
 TEST(LlamaLayer, StoresRowsByHeadAndPosition) {

@@ -1,5 +1,6 @@
 #include <lsaq/thread_pool.hpp>
 
+#include "deployment/count_allocations.hpp"
 #include "models/opened_llama.hpp"
 
 #include <gtest/gtest.h>
@@ -123,22 +124,22 @@ TEST(Decoder, PackedLayersComputeWhatTheirValuesDo) {
 
 // ---- blocks and positions
 
-/// Contexts longer than the blocks of attention (64 keys) and of reading (64 tokens).
+/// Contexts longer than the blocks of attention (64 keys) and of reading (128 tokens).
 TEST(Decoder, ReadsLongPromptsInAnyPieces) {
   const Model model = Model{}.fill();
   const Opened opened = small_llama::open_gguf(model);
   const llama::ModelWeights weights = opened.deploy(uniform(model, 16));
-  const Tokens tokens = some_tokens(model, 210);
+  const Tokens tokens = some_tokens(model, 420);
   ASSERT_GT(tokens.size(), 3 * llama::prefill_block);
   const PlainDecoder plain = plain_decoder(model, true);
   const auto states = plain.run(tokens).back();
   const Doubles wanted = plain.logits(states.back());
   for (const auto& [type, error] : {std::pair(ElementType::f32, float_error), std::pair(ElementType::f16, half_error)}) {
-    Decoder decoder(opened.config, weights, Device(), 210, type);
+    Decoder decoder(opened.config, weights, Device(), 420, type);
     EXPECT_LT(distance(read_states(decoder, tokens), joined(states)), error) << "at once";
-    EXPECT_EQ(decoder.position(), 210u);
+    EXPECT_EQ(decoder.position(), 420u);
     for (const std::vector<std::size_t>& pieces :
-         {std::vector<std::size_t>{1, 209}, {64, 64, 64, 18}, {63, 2, 145}, {100, 1, 1, 1, 107}, {209, 1}, {3, 70, 130, 7}}) {
+         {std::vector<std::size_t>{1, 419}, {128, 128, 128, 36}, {127, 2, 291}, {200, 1, 1, 1, 217}, {419, 1}, {3, 140, 260, 17}}) {
       decoder.reset();
       EXPECT_EQ(decoder.position(), 0u);
       std::size_t first = 0;
@@ -155,19 +156,58 @@ TEST(Decoder, ReadsLongPromptsInAnyPieces) {
   }
 }
 
+/// Keys and values of Q8_0 have 7 bits and a sign for each block of 32: what comes out is near what F32 gives, and the same for any pieces of a prompt.
+TEST(Decoder, KeepsKeysAndValuesInEightBits) {
+  const Model model = Model{.heads = 4, .kv_heads = 2, .head_size = 32}.fill();
+  const Opened opened = small_llama::open_gguf(model);
+  const llama::ModelWeights weights = opened.deploy(uniform(model, 16));
+  const Tokens tokens = some_tokens(model, 140);
+  const PlainDecoder plain = plain_decoder(model, true);
+  const auto states = plain.run(tokens).back();
+  Decoder decoder(opened.config, weights, Device(), tokens.size(), ElementType::q8_0);
+  EXPECT_EQ(decoder.kv_cache_bytes(), lsaq::kv_cache_bytes(2, 2, 32, tokens.size(), ElementType::q8_0));
+  constexpr double eight_bit_error = 0.05;
+  EXPECT_LT(distance(read_states(decoder, tokens), joined(states)), eight_bit_error);
+  decoder.reset();
+  for (std::size_t t = 0; t < tokens.size(); ++t)
+    ASSERT_LT(distance(decoder.forward(std::span(tokens).subspan(t, 1)), plain.logits(states[t])), eight_bit_error) << t;
+  const Model odd = Model{}.fill(); // heads of 8
+  const Opened opened_odd = small_llama::open_gguf(odd);
+  const llama::ModelWeights odd_weights = opened_odd.deploy(uniform(odd, 16));
+  expect_mentions(message_of<InvalidArgument>([&] { Decoder(opened_odd.config, odd_weights, Device(), 10, ElementType::q8_0); }), {"heads of 8", "F16"});
+}
+
+TEST(Decoder, ReadsWithoutAllocating) {
+  if (count_allocations() == 0) GTEST_SKIP() << "operator new: can't be counted in this build";
+  const Model model = Model{.heads = 6, .kv_heads = 2, .head_size = 32}.fill();
+  const Opened opened = small_llama::open_gguf(model);
+  const llama::ModelWeights weights = opened.deploy({.bits = {8, 4}});
+  const Tokens tokens = some_tokens(model, 100);
+  lsaq::ThreadPool pool(2);
+  for (const Device& device : {Device(), Device(pool)})
+    for (const ElementType type : {ElementType::f16, ElementType::f32, ElementType::q8_0}) {
+      Decoder decoder(opened.config, weights, device, 200, type);
+      const std::size_t before = count_allocations();
+      (void)decoder.forward(tokens);
+      (void)decoder.forward(std::span(tokens).first(1));
+      (void)decoder.forward(std::span(tokens).first(5));
+      EXPECT_EQ(count_allocations(), before) << name_of(type);
+    }
+}
+
 TEST(Decoder, ShowsStatesInBlocks) {
   const Model model = Model{}.fill();
   const Opened opened = small_llama::open_gguf(model);
   const llama::ModelWeights weights = opened.deploy(uniform(model, 16));
-  Decoder decoder(opened.config, weights, Device(), 200);
+  Decoder decoder(opened.config, weights, Device(), 400);
   std::vector<std::size_t> rows;
-  decoder.read(some_tokens(model, 150), [&](lsaq::MatrixView block) {
+  decoder.read(some_tokens(model, 300), [&](lsaq::MatrixView block) {
     rows.push_back(block.rows);
     EXPECT_EQ(block.columns, model.hidden);
   });
-  EXPECT_EQ(rows, (std::vector<std::size_t>{64, 64, 22}));
+  EXPECT_EQ(rows, (std::vector<std::size_t>{128, 128, 44}));
   decoder.read({}, [&](lsaq::MatrixView) { ADD_FAILURE() << "nothing to show"; });
-  EXPECT_EQ(decoder.position(), 150u);
+  EXPECT_EQ(decoder.position(), 300u);
 }
 
 TEST(Decoder, AResetForgetsEverything) {
@@ -239,16 +279,16 @@ TEST(Decoder, TakesTheMemoryItPredicts) {
   const Model model = Model{.layers = 3, .hidden = 40, .ffn = 70, .heads = 6, .kv_heads = 2, .head_size = 14}.fill();
   const Opened opened = small_llama::open_gguf(model);
   const llama::ModelWeights weights = opened.deploy(uniform(model, 8));
-  for (const std::size_t context : {1u, 2u, 63u, 64u, 65u, 500u}) {
+  for (const std::size_t context : {1u, 2u, 127u, 128u, 129u, 500u}) {
     const Decoder halves(opened.config, weights, Device(), context), floats(opened.config, weights, Device(), context, ElementType::f32);
     EXPECT_EQ(halves.kv_cache_bytes(), lsaq::kv_cache_bytes(3, 2, 14, context));
     EXPECT_EQ(floats.kv_cache_bytes(), lsaq::kv_cache_bytes(3, 2, 14, context, 32));
     EXPECT_EQ(halves.activation_bytes(), llama::workspace_bytes(opened.config, context));
-    // Streams, norms, q, k, v, attention's output, gate, up and rotations of a block of tokens; a norm's gains; the widest input of a product transposed, in
-    // whole panels of 16 tokens, if there are many; the logits of one token.
-    const std::size_t block = std::min<std::size_t>(64, context);
+    // Streams, norms, q, k, v, attention's output, gate, up and rotations of a block of tokens; the rotation's frequencies; the widest input of a product
+    // transposed, in whole panels of 16 tokens, if there are many; the logits of one token.
+    const std::size_t block = std::min<std::size_t>(128, context);
     const std::size_t transposed = block < 12 ? 0 : (block + 15) / 16 * 16 * 84;
-    EXPECT_EQ(halves.activation_bytes(), 4 * (block * (40 + 40 + 84 + 28 + 28 + 84 + 70 + 70 + 14) + 40 + transposed + model.vocabulary)) << context;
+    EXPECT_EQ(halves.activation_bytes(), 4 * (block * (40 + 40 + 84 + 28 + 28 + 84 + 70 + 70 + 14) + 7 + transposed + model.vocabulary)) << context;
   }
 }
 

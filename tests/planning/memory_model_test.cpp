@@ -140,6 +140,11 @@ TEST(KvCacheBytes, ByHand) {
   EXPECT_EQ(lsaq::kv_cache_bytes(30, 3, 64, 256, 8), Bytes{30} * 2 * 3 * 64 * 256);
   EXPECT_EQ(lsaq::kv_cache_bytes(30, 3, 64, 0), 0u);
   EXPECT_EQ(lsaq::kv_cache_bytes(126, 8, 128, 1u << 20), Bytes{126} * 2 * 8 * 128 * (1u << 20) * 2) << "half a terabyte";
+  for (const std::size_t head_size : {2u, 64u, 250u}) {
+    EXPECT_EQ(lsaq::kv_cache_bytes(30, 3, head_size, 77, lsaq::ElementType::f16), lsaq::kv_cache_bytes(30, 3, head_size, 77));
+    EXPECT_EQ(lsaq::kv_cache_bytes(30, 3, head_size, 77, lsaq::ElementType::f32), lsaq::kv_cache_bytes(30, 3, head_size, 77, 32));
+  }
+  EXPECT_EQ(lsaq::kv_cache_bytes(30, 3, 64, 256, lsaq::ElementType::q8_0), Bytes{30} * 2 * 3 * 256 * 2 * 34) << "34 bytes for 32 values";
 }
 
 TEST(AverageBits, WeighsLinearsByTheirWeights) {

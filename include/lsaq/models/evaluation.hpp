@@ -4,6 +4,8 @@
 #include <lsaq/models/layerwise.hpp>
 #include <lsaq/models/llama.hpp>
 
+#include <Eigen/Core>
+
 #include <limits>
 #include <optional>
 

@@ -18,13 +18,14 @@ inline Bytes workspace_bytes(const Config& config, std::size_t context) noexcept
 /// Runs deployed weights. Refers to configuration and weights, which the caller owns and keeps; owns KV cache and working memory, allocated once.
 template <backend Device> class Decoder {
 public:
-  /// Room for `context` positions. Throws std::bad_alloc.
+  /// Room for `context` positions, keys and values kept as `kv_type`. Throws InvalidArgument as KvCache does, std::bad_alloc.
   Decoder(const Config& config, const ModelWeights& weights, const Device& device, std::size_t context, ElementType kv_type = ElementType::f16)
       : config_(&config), weights_(&weights), device_(device), cache_(config, config.layers, context, kv_type),
         memory_(static_cast<std::size_t>(workspace_bytes(config, context))) {
     const std::span<float> floats(reinterpret_cast<float*>(memory_.data()), memory_.size() / sizeof(float));
     logits_ = floats.first(config.vocabulary);
     workspace_ = LayerWorkspace::divide(config, std::min(prefill_block, context), floats.subspan(config.vocabulary));
+    fill_frequencies(config, workspace_.frequencies);
   }
 
   Decoder(Decoder&&) = default;
@@ -47,7 +48,7 @@ public:
     while (!tokens.empty()) {
       const std::size_t count = std::min(prefill_block, tokens.size());
       embed(*config_, device_.kernels(), weights_->outer, tokens.first(count), workspace_.x);
-      fill_rotation(*config_, position_, count, workspace_.rotation);
+      fill_rotation(*config_, workspace_.frequencies, position_, count, workspace_.rotation);
       for (std::size_t l = 0; l < config_->layers; ++l) run_layer(*config_, weights_->layers[l], device_, cache_, l, position_, count, workspace_);
       position_ += count;
       tokens = tokens.subspan(count);
@@ -66,7 +67,7 @@ public:
 
   /// Final norm and output head: states rows x hidden to logits rows x vocabulary, at most prefill_block rows.
   void project(MatrixView states, MutableMatrixView logits) const noexcept {
-    llama::project(*config_, weights_->outer, device_, states, workspace_.gain, workspace_.normed, logits, std::as_writable_bytes(workspace_.product));
+    llama::project(*config_, weights_->outer, device_, states, workspace_.normed, logits, std::as_writable_bytes(workspace_.product));
   }
 
 private:

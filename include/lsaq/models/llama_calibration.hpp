@@ -50,7 +50,7 @@ private:
     for (std::size_t r = 0; r < rows.rows; ++r) {
       const Eigen::Map<const Eigen::ArrayXf, Eigen::Unaligned> x(reinterpret_cast<const float*>(rows.row(r)), n);
       const float mean = x.square().sum() / static_cast<float>(rows.columns);
-      detail::FloatArray(normalized_.data() + r * rows.columns, n) = x * (1.0f / std::sqrt(mean + static_cast<float>(config_.epsilon)));
+      Eigen::Map<Eigen::ArrayXf, Eigen::Unaligned>(normalized_.data() + r * rows.columns, n) = x * (1.0f / std::sqrt(mean + static_cast<float>(config_.epsilon)));
     }
     return {normalized_.data(), rows.rows, rows.columns};
   }

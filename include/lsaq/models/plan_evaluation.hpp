@@ -100,7 +100,7 @@ namespace detail {
 template <backend Device> class PredictionScorer {
 public:
   PredictionScorer(const Config& config, const OuterWeights& outer, const Device& device)
-      : config_(config), outer_(outer), device_(device), gain_(config.hidden), normed_(logits_block * config.hidden),
+      : config_(config), outer_(outer), device_(device), normed_(logits_block * config.hidden),
         workspace_(device.workspace_bytes(outer.head(), logits_block)) {
     for (std::vector<float>* block : {&reference_, &exponentials_, &other_}) block->resize(logits_block * config.vocabulary);
   }
@@ -116,7 +116,7 @@ public:
       predictions.resize(count);
       for (std::size_t s = 0; s < streams; ++s) {
         std::vector<float>& logits = s == 0 ? reference_ : other_;
-        project(config_, outer_, device_, MatrixView(stream_of(s).data() + (target - 1) * config_.hidden, count, config_.hidden), gain_, normed_,
+        project(config_, outer_, device_, MatrixView(stream_of(s).data() + (target - 1) * config_.hidden, count, config_.hidden), normed_,
                 MutableMatrixView(logits.data(), count, config_.vocabulary), workspace_);
         device_.executor().parallel_for(count, [&](std::size_t t) {
           const std::size_t first = t * config_.vocabulary;
@@ -139,7 +139,7 @@ private:
   const Config& config_;
   const OuterWeights& outer_;
   const Device& device_;
-  std::vector<float> gain_, normed_, reference_, exponentials_, other_;
+  std::vector<float> normed_, reference_, exponentials_, other_;
   std::vector<std::byte> workspace_;
 };
 

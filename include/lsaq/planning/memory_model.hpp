@@ -63,6 +63,11 @@ constexpr Bytes kv_cache_bytes(std::size_t layers, std::size_t kv_heads, std::si
   return Bytes{layers} * 2 * kv_heads * head_size * context * kv_bits / 8;
 }
 
+/// The same for rows of head_size elements of `type`, which for Q8_0 is a multiple of 32.
+constexpr Bytes kv_cache_bytes(std::size_t layers, std::size_t kv_heads, std::size_t head_size, std::size_t context, ElementType type) noexcept {
+  return Bytes{layers} * 2 * kv_heads * context * bytes_of(type, head_size);
+}
+
 namespace detail {
 
 /// What bits(linear, planned bits) gives for each linear, summed and divided by the number of weights.

@@ -2,6 +2,7 @@
 // cpu_runs(Isa::avx2) is false.
 #pragma once
 
+#include <lsaq/kernels/cpu/avx2_attention.hpp>
 #include <lsaq/kernels/cpu/avx2_integer.hpp>
 
 #if LSAQ_X86
@@ -9,12 +10,6 @@
 #define LSAQ_AVX2_HELPER [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2 {
-
-LSAQ_AVX2_HELPER float sum_lanes(__m256 v) noexcept {
-  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
-}
 
 /// S streams of `part` rows each, far apart so that memory sees as many: rows r, part + r, 2 part + r, ... The order of a row's sum is the same for every S.
 template <Load L, int S>
@@ -200,8 +195,8 @@ LSAQ_AVX2 void unpack(const WeightRows& weights, std::size_t rows, std::size_t f
   scalar::unpack(weights, rows, first_column, columns, panel);
 }
 
-inline constexpr CpuKernels kernels{Isa::avx2, widen,           widen_codes, narrow_f16, magnitude_bits, quantize,
-                                    extremes,  quantize_packed, dot_rows,    unpack,     product,        above, &integer_kernels};
+inline constexpr CpuKernels kernels{Isa::avx2,       widen,    widen_codes, narrow_f16, magnitude_bits, quantize,         extremes,
+                                    quantize_packed, dot_rows, unpack,      product,    above,          &integer_kernels, &decoder_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2
 

@@ -34,6 +34,12 @@ template <Load L> LSAQ_AVX2_HELPER __m256 load8(const std::byte* row, std::size_
   }
 }
 
+LSAQ_AVX2_HELPER float sum_lanes(__m256 v) noexcept {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
 LSAQ_AVX2 void widen(const void* in, ElementType type, std::size_t n, float* out) noexcept {
   const auto* bytes = static_cast<const std::byte*>(in);
   std::size_t i = 0;

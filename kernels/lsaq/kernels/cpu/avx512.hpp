@@ -3,6 +3,7 @@
 #pragma once
 
 #include <lsaq/kernels/cpu/avx2.hpp>
+#include <lsaq/kernels/cpu/avx512_decoder.hpp>
 #include <lsaq/kernels/cpu/avx512_quantize.hpp>
 
 #if LSAQ_X86
@@ -162,8 +163,9 @@ LSAQ_AVX512 void product(const Panels& panels, std::size_t depth, const float* x
   }
 }
 
-inline constexpr CpuKernels kernels{Isa::avx512,     widen,          avx2::widen_codes, avx2::narrow_f16, avx2::magnitude_bits, avx2::quantize, avx2::extremes,
-                                    quantize_packed, dot_rows,       avx2::unpack,      product,          avx2::above, &avx2::integer_kernels};
+inline constexpr CpuKernels kernels{
+    Isa::avx512, widen, avx2::widen_codes, avx2::narrow_f16, avx2::magnitude_bits, avx2::quantize, avx2::extremes, quantize_packed, dot_rows, avx2::unpack,
+    product, avx2::above, &avx2::integer_kernels, &decoder_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512
 

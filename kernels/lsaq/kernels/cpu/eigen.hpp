@@ -43,6 +43,6 @@ inline void product(const Panels& panels, std::size_t depth, const float* x, std
 
 inline constexpr CpuKernels kernels{Isa::eigen,       scalar::widen,    scalar::widen_codes,     scalar::narrow_f16, scalar::magnitude_bits,
                                     scalar::quantize, scalar::extremes, scalar::quantize_packed, dot_rows,           scalar::unpack,
-                                    product,          scalar::above, &scalar::integer_kernels};
+                                    product,          scalar::above,    &scalar::integer_kernels,    &scalar::decoder_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::eigen

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <lsaq/kernels/cpu/cpu_features.hpp>
+#include <lsaq/kernels/cpu/decoder_kernels.hpp>
 #include <lsaq/types.hpp>
 
 #include <bit>
@@ -138,6 +139,9 @@ struct CpuKernels {
 
   /// Products with activations that are integers (integer_kernels.hpp).
   const IntegerKernels* integer;
+
+  /// What a decoder computes between its products (decoder_kernels.hpp).
+  const DecoderKernels* decoder;
 };
 
 } // namespace lsaq::inline v0

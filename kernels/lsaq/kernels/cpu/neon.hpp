@@ -1,45 +1,14 @@
 // Kernels for AArch64 with Advanced SIMD, which every AArch64 machine has: no target attributes, no check at run time.
 #pragma once
 
+#include <lsaq/kernels/cpu/neon_decoder.hpp>
 #include <lsaq/kernels/cpu/neon_integer.hpp>
 #include <lsaq/kernels/cpu/unfused_quantize.hpp>
 
 #if LSAQ_ARM64
-#include <arm_neon.h>
-
 #define LSAQ_NEON_HELPER [[gnu::always_inline]] inline
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::neon {
-
-/// Formats with vector loads; other bit widths go through the scalar unpacking.
-enum class Load : std::uint8_t { f32, f16, bf16, i8, i4 };
-
-LSAQ_NEON_HELPER float32x4x2_t to_floats(int8x8_t codes) noexcept {
-  const int16x8_t wide = vmovl_s8(codes);
-  return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))), vcvtq_f32_s32(vmovl_high_s16(wide))}};
-}
-
-/// Weights of columns [column, column + 8) as FP32, at any address. i4 wants column % 8 == 0.
-template <Load L> LSAQ_NEON_HELPER float32x4x2_t load8(const std::byte* row, std::size_t column) noexcept {
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(row);
-  if constexpr (L == Load::f32) {
-    return {{vreinterpretq_f32_u8(vld1q_u8(bytes + 4 * column)), vreinterpretq_f32_u8(vld1q_u8(bytes + 4 * column + 16))}};
-  } else if constexpr (L == Load::f16) {
-    const float16x8_t halves = vreinterpretq_f16_u8(vld1q_u8(bytes + 2 * column));
-    return {{vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)}};
-  } else if constexpr (L == Load::bf16) {
-    const uint16x8_t halves = vreinterpretq_u16_u8(vld1q_u8(bytes + 2 * column));
-    return {{vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(halves), 16)), vreinterpretq_f32_u32(vshll_high_n_u16(halves, 16))}};
-  } else if constexpr (L == Load::i8) {
-    return to_floats(vreinterpret_s8_u8(veor_u8(vld1_u8(bytes + column), vdup_n_u8(128)))); // less 128
-  } else {
-    std::uint32_t word; // eight codes, the first column in the lowest four bits
-    std::memcpy(&word, bytes + column / 2, sizeof word);
-    const uint8x8_t pairs = vreinterpret_u8_u32(vdup_n_u32(word));
-    const uint8x8_t codes = vzip1_u8(vand_u8(pairs, vdup_n_u8(15)), vshr_n_u8(pairs, 4));
-    return to_floats(vsub_s8(vreinterpret_s8_u8(codes), vdup_n_s8(8)));
-  }
-}
 
 template <Load L> inline void dot_rows_of(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
   const std::size_t whole32 = columns / 32 * 32;
@@ -329,8 +298,8 @@ inline void quantize_packed(const Elements& in, std::size_t group, const float* 
   unfused::quantize_packed<widen, quantize>(in, group, scales, bounds, out);
 }
 
-inline constexpr CpuKernels kernels{Isa::neon,       widen,    widen_codes, narrow_f16, magnitude_bits, quantize, unfused::extremes<widen>,
-                                    quantize_packed, dot_rows, unpack,      product,    above, &integer_kernels};
+inline constexpr CpuKernels kernels{Isa::neon,       widen,    widen_codes, narrow_f16, magnitude_bits, quantize,         unfused::extremes<widen>,
+                                    quantize_packed, dot_rows, unpack,      product,    above,          &integer_kernels, &decoder_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::neon
 

@@ -4,6 +4,7 @@
 #include <lsaq/half.hpp>
 #include <lsaq/kernels/cpu/kernel_table.hpp>
 #include <lsaq/kernels/cpu/pack_codes.hpp>
+#include <lsaq/kernels/cpu/scalar_decoder.hpp>
 
 #include <algorithm>
 #include <bit>

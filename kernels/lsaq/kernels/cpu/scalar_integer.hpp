@@ -98,7 +98,7 @@ inline void finish(const std::int32_t* sums, std::size_t stride, std::size_t row
 
 inline constexpr IntegerKernels integer_kernels{layout, block_maxima, place, dot_rows, dot_tiles, dot_blocks, finish};
 
-inline constexpr CpuKernels kernels{Isa::scalar, widen,  widen_codes, narrow_f16, magnitude_bits, quantize,        extremes,
-                                    quantize_packed, dot_rows, unpack,      product,    above,          &integer_kernels};
+inline constexpr CpuKernels kernels{Isa::scalar,     widen,    widen_codes, narrow_f16, magnitude_bits, quantize,         extremes,
+                                    quantize_packed, dot_rows, unpack,      product,    above,          &integer_kernels, &decoder_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar
