@@ -29,14 +29,21 @@ struct PlainToken {
     std::vector<float> maxima((x.size() + 31) / 32);
     for (std::size_t c = 0; c < x.size(); ++c) maxima[c / 32] = std::max(maxima[c / 32], std::fabs(x[c]));
     std::sort(maxima.begin(), maxima.end(), std::greater<>());
-    const std::size_t k = lsaq::high_blocks_of(x.size());
-    scale = std::max({k < maxima.size() ? maxima[k] / 127.0f : 0.0f, maxima[0] / 16319.0f, std::numeric_limits<float>::min()});
+    // So many blocks have two planes: an eighth, or as many as promise exact sums.
+    const std::size_t wanted = std::max<std::size_t>(1, maxima.size() / 8), promised = ((1u << 24) - 1 - 127 * x.size()) / (32 * (16319 - 127));
+    for (const std::size_t k : {wanted, promised}) {
+      scale = std::max({k < maxima.size() ? maxima[k] / 127.0f : 0.0f, maxima[0] / 16319.0f, std::numeric_limits<float>::min()});
+      long most = 0;
+      for (const float maximum : maxima) most += 32 * std::lrint(maximum * (1.0f / scale));
+      if (most < 1 << 24 || wanted <= promised) break;
+    }
     const float inverse = 1.0f / scale;
     for (const float value : x) q.push_back(std::lrint(value * inverse));
   }
 };
 
 std::int8_t stored8(const TokenCodes& codes, std::size_t tile, std::size_t lane, std::size_t column) {
+  column = codes.layout.position(column);
   return static_cast<std::int8_t>(codes.tile(tile)[(column / 4 * codes.layout.lanes + lane) * 4 + column % 4]);
 }
 
@@ -62,7 +69,7 @@ TEST_P(IntegerProducts, SumsAreTheOracles) { integer_agreement::expect_the_oracl
 TEST_P(IntegerProducts, CodesOfTokensAreTheDefinitions) {
   for (const std::size_t columns : {1, 3, 31, 32, 33, 63, 64, 65, 100, 576, 1000, 4097})
     for (const std::size_t tokens : {1, 5, 15, 16, 17, 40})
-      for (const unsigned bits : {4, 8}) {
+      for (const unsigned bits : {2, 4, 5, 8}) {
         const TokenLayout layout = integer().layout(bits, tokens, lsaq::Scaling::token);
         const std::vector<float> x = states(tokens, columns, random_);
         std::vector<std::byte> memory(TokenCodes::bytes(tokens, columns, layout), std::byte{0x55});
@@ -85,7 +92,7 @@ TEST_P(IntegerProducts, CodesOfTokensAreTheDefinitions) {
               if (c % 32 == 0 && c != 0 && high < codes.high_counts[token] && codes.high_blocks[token * codes.high_limit + high] < c / 32) ++high;
               const std::size_t slot = token * codes.high_limit + high;
               const bool two = high < codes.high_counts[token] && codes.high_blocks[slot] == c / 32;
-              ASSERT_EQ(stored8(codes, tile, lane, c) + (two ? 128 * codes.high[slot * 32 + c % 32] : 0), q)
+              ASSERT_EQ(stored8(codes, tile, lane, c) + (two ? 128 * codes.high[slot * 32 + codes.layout.position(c % 32)] : 0), q)
                   << columns << " columns, token " << token << ", column " << c;
             }
             ASSERT_LE(codes.high_counts[token], codes.high_limit);
@@ -160,7 +167,8 @@ template <class Device> void expect_blocks(const Device& device, const PackedMat
     const std::vector<int> codes = oracle::codes_of(packed.view(), r);
     for (std::size_t t = 0; t < tokens; t += 1 + tokens / 20)
       ASSERT_EQ(y[t * rows + r], expected_of_blocks(packed, r, {x.data() + t * columns, columns}, codes))
-          << packed.bits() << " bits, " << packed.grouping().name() << ", " << rows << " x " << columns << ", " << tokens << " tokens, row " << r << ", token " << t;
+          << packed.bits() << " bits, " << packed.grouping().name() << ", " << rows << " x " << columns << ", " << tokens << " tokens, row " << r << ", token "
+          << t;
   }
 }
 
@@ -173,7 +181,8 @@ TEST_P(IntegerProducts, OfGroupsAndBlocksAreTheFormulaToo) {
         for (float& w : weights) w = draw(random_);
         const MatrixView view(weights.data(), rows, columns);
         for (const std::uint32_t group : {32u, 96u, 128u})
-          expect_blocks(lsaq::Backend<lsaq::Cpu>({}, GetParam()), lsaq::quantize(view, PackedFormat{.bits = bits, .grouping = {.columns = group}}), tokens, random_);
+          expect_blocks(lsaq::Backend<lsaq::Cpu>({}, GetParam()), lsaq::quantize(view, PackedFormat{.bits = bits, .grouping = {.columns = group}}), tokens,
+                        random_);
         expect_blocks(lsaq::Backend<lsaq::Cpu, lsaq::Activation<lsaq::Int8PerBlock>>({}, GetParam()), lsaq::quantize(view, PackedFormat{.bits = bits}), tokens,
                       random_);
         if (HasFatalFailure()) return;
@@ -196,18 +205,20 @@ TEST_P(IntegerProducts, DoNotDependOnThreadsOrOtherTokens) {
   }
 }
 
+/// As many blocks of the largest values as sums are exact with, and more: then fewer have two planes.
 TEST_P(IntegerProducts, LargestSumsFit) {
-  for (const std::size_t columns : {4096, 16384, 28672}) {
-    std::vector<float> weights(columns, -1), x(columns, 1.0f), y(1);
-    for (std::size_t b = 0; b < lsaq::high_blocks_of(columns); ++b) std::fill_n(x.begin() + b * 32, 32, 128.49f);
-    const PackedMatrix packed = lsaq::quantize(MatrixView(weights.data(), 1, columns), PackedFormat{.bits = 8, .range = lsaq::CodeRange::full});
-    ASSERT_EQ(oracle::codes_of(packed.view(), 0)[0], -128);
-    const lsaq::Backend<lsaq::Cpu> device({}, GetParam());
-    std::vector<std::byte> workspace(device.workspace_bytes(packed.view(), 1));
-    ASSERT_EQ(device.matmul(packed, MatrixView(x.data(), 1, columns), {y.data(), 1, 1}, workspace), lsaq::Status::ok);
-    EXPECT_EQ(y[0], expected(packed, 0, PlainToken(x), oracle::codes_of(packed.view(), 0)));
-    EXPECT_NEAR(y[0], -std::accumulate(x.begin(), x.end(), 0.0), 0.01 * static_cast<double>(columns));
-  }
+  for (const std::size_t columns : {4096, 16384, 28672})
+    for (const std::size_t blocks : {std::min(lsaq::high_blocks_of(columns), lsaq::always_exact_high_blocks(columns)), lsaq::high_blocks_of(columns)}) {
+      std::vector<float> weights(columns, -1), x(columns, 1.0f), y(1);
+      std::fill_n(x.begin(), 32 * blocks, 128.49f);
+      const PackedMatrix packed = lsaq::quantize(MatrixView(weights.data(), 1, columns), PackedFormat{.bits = 8, .range = lsaq::CodeRange::full});
+      ASSERT_EQ(oracle::codes_of(packed.view(), 0)[0], -128);
+      const lsaq::Backend<lsaq::Cpu> device({}, GetParam());
+      std::vector<std::byte> workspace(device.workspace_bytes(packed.view(), 1));
+      ASSERT_EQ(device.matmul(packed, MatrixView(x.data(), 1, columns), {y.data(), 1, 1}, workspace), lsaq::Status::ok);
+      EXPECT_EQ(y[0], expected(packed, 0, PlainToken(x), oracle::codes_of(packed.view(), 0)));
+      EXPECT_NEAR(y[0], -std::accumulate(x.begin(), x.end(), 0.0), 0.02 * static_cast<double>(columns));
+    }
 }
 
 TEST_P(IntegerProducts, ValuesThatAreNotFiniteSpoilTheirTokenOnly) {
@@ -238,11 +249,13 @@ TEST_P(IntegerProducts, RowsTooLongForExactSumsKeepFloats) {
 }
 
 TEST(HighBlocks, KeepSumsBelowTheirLimit) {
-  for (std::size_t columns = 1; columns < 140'000; columns = columns * 9 / 8 + 1)
-    if (const std::size_t k = lsaq::high_blocks_of(columns); k != 0) {
-      EXPECT_LT(columns * 127 + k * 32 * (16319 - 127), lsaq::sum_limit);
-      EXPECT_LE(k, lsaq::most_high_blocks);
-    }
+  for (std::size_t columns = 1; columns < 140'000; columns = columns * 9 / 8 + 1) {
+    const std::size_t k = lsaq::always_exact_high_blocks(columns);
+    EXPECT_EQ(k == 0, lsaq::high_blocks_of(columns) == 0);
+    if (k == 0) continue;
+    EXPECT_LT(columns * 127 + k * 32 * (16319 - 127), lsaq::sum_limit);
+    EXPECT_GE(columns * 127 + (k + 1) * 32 * (16319 - 127), lsaq::sum_limit) << "and no more than that";
+  }
 }
 
 } // namespace integer_matmul_test

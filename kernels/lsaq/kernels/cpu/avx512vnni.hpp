@@ -34,7 +34,8 @@ template <unsigned Bits> LSAQ_VNNI_HELPER __m512i codes64(const std::byte* in, s
   const __m512i bytes = _mm512_maskz_loadu_epi8(first_bytes(readable < all ? readable : all), in);
   // Eight codes are Bits bytes: they go to a quadword each, and from there every code to the lowest bits of a byte.
   constexpr std::uint64_t ones = 0x0101010101010101;
-  const __m512i eighths = _mm512_set_epi64(7 * Bits * ones, 6 * Bits * ones, 5 * Bits * ones, 4 * Bits * ones, 3 * Bits * ones, 2 * Bits * ones, Bits * ones, 0);
+  const __m512i eighths =
+      _mm512_set_epi64(7 * Bits * ones, 6 * Bits * ones, 5 * Bits * ones, 4 * Bits * ones, 3 * Bits * ones, 2 * Bits * ones, Bits * ones, 0);
   const __m512i spread = _mm512_add_epi8(eighths, _mm512_set1_epi64(0x0706050403020100));
   const __m512i shifts = _mm512_set1_epi64(static_cast<long long>(0x0706050403020100 * Bits));
   const __m512i eight = _mm512_maskz_permutexvar_epi8(~__mmask64{0}, spread, bytes);
@@ -86,7 +87,8 @@ LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t ti
     if (by_block) sums[first / code_block] = _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero));
     if (high_block != high_end && *high_block == first / code_block) {
       const __m512i half = _mm512_set1_epi32(64);
-      const __m512i upper0 = _mm512_maskz_srai_epi32(0xffff, _mm512_add_epi32(q0, half), 7), upper1 = _mm512_maskz_srai_epi32(0xffff, _mm512_add_epi32(q1, half), 7);
+      const __m512i upper0 = _mm512_maskz_srai_epi32(0xffff, _mm512_add_epi32(q0, half), 7),
+                    upper1 = _mm512_maskz_srai_epi32(0xffff, _mm512_add_epi32(q1, half), 7);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), narrow32(upper0, upper1));
       q0 = _mm512_sub_epi32(q0, _mm512_maskz_slli_epi32(0xffff, upper0, 7));
       q1 = _mm512_sub_epi32(q1, _mm512_maskz_slli_epi32(0xffff, upper1, 7));
@@ -107,37 +109,43 @@ LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t ti
   if (!by_block) *sums = _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero));
 }
 
-/// T tokens by S streams of `part` rows each: rows r, part + r, 2 part + r, ...
-template <unsigned Bits, int S, int T>
-LSAQ_VNNI void dot_streams(const WeightRows& weights, std::size_t part, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
-                           std::size_t stride) noexcept {
+/// T tokens by four streams of `part` rows each: rows r, part + r, 2 part + r, ...; those beyond `last` are that one again, and so are tokens.
+template <unsigned Bits, int T>
+LSAQ_VNNI void dot_part(const WeightRows& weights, std::size_t part, std::size_t last, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
+                        std::size_t stride) noexcept {
   const std::size_t whole = tokens.columns / 64 * 64, row_bytes = weights.row_bytes;
-  const std::int8_t* q[T];
+  std::size_t token[T];
+  const std::byte* q[T];
 #pragma GCC unroll 4
-  for (int t = 0; t < T; ++t) q[t] = reinterpret_cast<const std::int8_t*>(tokens.tile(first_token + static_cast<std::size_t>(t)));
+  for (std::size_t t = 0; t < T; ++t) {
+    token[t] = first_token + t < tokens.tokens ? first_token + t : tokens.tokens - 1;
+    q[t] = tokens.tile(token[t]);
+  }
   for (std::size_t r = 0; r < part; ++r) {
-    const std::byte* row[S];
-    __m512i sum[S][T];
+    std::size_t number[row_streams];
+    const std::byte* row[row_streams];
+    __m512i sum[row_streams][T];
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) {
-      row[s] = weights.row(r + static_cast<std::size_t>(s) * part);
+    for (std::size_t s = 0; s < row_streams; ++s) {
+      number[s] = row_of_stream(r, s, part, last);
+      row[s] = weights.row(number[s]);
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) sum[s][t] = _mm512_setzero_si512();
     }
     for (std::size_t c = 0; c < whole; c += 64) {
-      __m512i w[S];
+      __m512i w[row_streams];
 #pragma GCC unroll 4
-      for (int s = 0; s < S; ++s) w[s] = codes64<Bits>(row[s] + c * Bits / 8, 64);
+      for (std::size_t s = 0; s < row_streams; ++s) w[s] = codes64<Bits>(row[s] + c * Bits / 8, 64);
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
         const __m512i low = _mm512_loadu_si512(q[t] + c);
 #pragma GCC unroll 4
-        for (int s = 0; s < S; ++s) sum[s][t] = _mm512_dpbusd_epi32(sum[s][t], w[s], low);
+        for (std::size_t s = 0; s < row_streams; ++s) sum[s][t] = _mm512_dpbusd_epi32(sum[s][t], w[s], low);
       }
     }
     if (whole != tokens.columns) {
 #pragma GCC unroll 4
-      for (int s = 0; s < S; ++s) {
+      for (std::size_t s = 0; s < row_streams; ++s) {
         const __m512i w = codes64<Bits>(row[s] + whole * Bits / 8, row_bytes - whole * Bits / 8);
 #pragma GCC unroll 4
         for (int t = 0; t < T; ++t) sum[s][t] = _mm512_dpbusd_epi32(sum[s][t], w, _mm512_loadu_si512(q[t] + whole));
@@ -145,46 +153,48 @@ LSAQ_VNNI void dot_streams(const WeightRows& weights, std::size_t part, const To
     }
 #pragma GCC unroll 4
     for (int t = 0; t < T; ++t) {
-      const std::size_t token = first_token + static_cast<std::size_t>(t);
-      __m256i high[S];
+      __m256i high[row_streams];
 #pragma GCC unroll 4
-      for (int s = 0; s < S; ++s) high[s] = _mm256_setzero_si256();
-      for (std::size_t slot = token * tokens.high_limit; slot < token * tokens.high_limit + tokens.high_counts[token]; ++slot) {
+      for (std::size_t s = 0; s < row_streams; ++s) high[s] = _mm256_setzero_si256();
+      for (std::size_t slot = token[t] * tokens.high_limit; slot < token[t] * tokens.high_limit + tokens.high_counts[token[t]]; ++slot) {
         const std::size_t at = std::size_t{tokens.high_blocks[slot]} * code_block * Bits / 8;
         const __m256i upper = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tokens.high + slot * code_block));
 #pragma GCC unroll 4
-        for (int s = 0; s < S; ++s) high[s] = _mm256_dpbusd_epi32(high[s], codes32<Bits>(row[s] + at, row_bytes - at), upper);
+        for (std::size_t s = 0; s < row_streams; ++s) high[s] = _mm256_dpbusd_epi32(high[s], codes32<Bits>(row[s] + at, row_bytes - at), upper);
       }
-      __m512i total[4] = {sum[0][t], sum[0][t], sum[0][t], sum[0][t]};
+      __m512i total[row_streams];
 #pragma GCC unroll 4
-      for (int s = 0; s < S; ++s) total[s] = _mm512_add_epi32(sum[s][t], _mm512_maskz_broadcast_i64x4(0x0f, _mm256_slli_epi32(high[s], 7)));
-      const __m128i offset = _mm_set1_epi32(tokens.sums[token] << (Bits - 1));
+      for (std::size_t s = 0; s < row_streams; ++s) total[s] = _mm512_add_epi32(sum[s][t], _mm512_maskz_broadcast_i64x4(0x0f, _mm256_slli_epi32(high[s], 7)));
+      const __m128i offset = _mm_set1_epi32(tokens.sums[token[t]] << (Bits - 1));
       alignas(16) std::int32_t result[4];
       _mm_store_si128(reinterpret_cast<__m128i*>(result), _mm_sub_epi32(sum_lanes(total[0], total[1], total[2], total[3]), offset));
 #pragma GCC unroll 4
-      for (int s = 0; s < S; ++s) sums[token * stride + r + static_cast<std::size_t>(s) * part] = result[s];
+      for (std::size_t s = 0; s < row_streams; ++s) sums[token[t] * stride + number[s]] = result[s];
     }
   }
 }
 
 template <unsigned Bits, int T>
-LSAQ_VNNI_HELPER void dot_some(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
-                               std::size_t stride) noexcept {
-  const std::size_t part = rows / 4;
-  dot_streams<Bits, 4, T>(weights, part, tokens, first_token, sums, stride);
-  dot_streams<Bits, 1, T>(weights.from(4 * part), rows - 4 * part, tokens, first_token, sums + 4 * part, stride);
+LSAQ_VNNI_HELPER void dot_streams(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
+                                  std::size_t stride) noexcept {
+  const std::size_t whole = rows / row_streams * row_streams;
+  if (whole != 0) dot_part<Bits, T>(weights, whole / row_streams, whole - 1, tokens, first_token, sums, stride);
+  if (whole != rows) dot_part<Bits, T>(weights.from(whole), 1, rows - whole - 1, tokens, first_token, sums + whole, stride);
 }
 
 template <unsigned Bits>
 LSAQ_VNNI void dot_rows_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept {
-  std::size_t t = 0;
-  for (; t + 4 <= tokens.tokens; t += 4) dot_some<Bits, 4>(weights, rows, tokens, t, sums, stride);
-  switch (tokens.tokens - t) {
-  case 3: return dot_some<Bits, 3>(weights, rows, tokens, t, sums, stride);
-  case 2: return dot_some<Bits, 2>(weights, rows, tokens, t, sums, stride);
-  case 1: return dot_some<Bits, 1>(weights, rows, tokens, t, sums, stride);
-  default: return;
-  }
+  for (std::size_t t = 0; t < tokens.tokens; t += 4) switch (tokens.tokens - t) {
+    case 1: dot_streams<Bits, 1>(weights, rows, tokens, t, sums, stride); break;
+    case 2: dot_streams<Bits, 2>(weights, rows, tokens, t, sums, stride); break;
+    default: dot_streams<Bits, 4>(weights, rows, tokens, t, sums, stride);
+    }
+}
+
+inline void dot_rows(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept {
+  static constexpr decltype(&dot_rows_of<2>) of_bits[] = {dot_rows_of<2>, dot_rows_of<3>, dot_rows_of<4>, dot_rows_of<5>,
+                                                          dot_rows_of<6>, dot_rows_of<7>, dot_rows_of<8>};
+  of_bits[weights.format.bits - 2](weights, rows, tokens, sums, stride);
 }
 
 /// 16 rows of 64 codes become 16 times [row][4 columns].
@@ -217,17 +227,16 @@ LSAQ_VNNI_HELPER void unpack_panel64(const std::byte* const (&row)[16], std::siz
 }
 
 /// sum += 64 products of `codes` with a token's four bytes at `q`, the same for every row. Written out since GCC 12 copies the sums of the intrinsic around.
-#define LSAQ_MULTIPLY_BROADCAST(sum, codes, q) \
-  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*reinterpret_cast<const std::int32_t*>(q)))
+#define LSAQ_MULTIPLY_BROADCAST(sum, codes, q) asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*reinterpret_cast<const std::int32_t*>(q)))
 
 /// N tokens of a tile by two panels of `depth` columns: sums[t * 32 + r], from -start[t] * 2^(bits-1) where `first`, else added to.
-template <unsigned Bits, int N>
-LSAQ_VNNI void multiply_tile(const std::byte* panels, std::size_t depth, const std::byte* tile, const std::int32_t* start, bool first,
+template <int N>
+LSAQ_VNNI void multiply_tile(const std::byte* panels, std::size_t depth, unsigned bits, const std::byte* tile, const std::int32_t* start, bool first,
                              std::int32_t* sums) noexcept {
   __m512i a[N], b[N];
 #pragma GCC unroll 12
   for (int t = 0; t < N; ++t) {
-    a[t] = first ? _mm512_set1_epi32(-(start[t] << (Bits - 1))) : _mm512_loadu_si512(sums + t * static_cast<int>(tile_rows));
+    a[t] = first ? _mm512_set1_epi32(-(start[t] << (bits - 1))) : _mm512_loadu_si512(sums + t * static_cast<int>(tile_rows));
     b[t] = first ? a[t] : _mm512_loadu_si512(sums + t * static_cast<int>(tile_rows) + 16);
   }
   for (std::size_t c = 0; c < depth; c += 4) {
@@ -262,44 +271,37 @@ LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column,
   _mm512_storeu_si512(sums + 16, _mm512_add_epi32(_mm512_loadu_si512(sums + 16), b));
 }
 
-template <unsigned Bits>
-LSAQ_VNNI_HELPER void multiply_tile_of(std::size_t count, const std::byte* panels, std::size_t depth, const std::byte* tile, const std::int32_t* start,
-                                       bool first, std::int32_t* sums) noexcept {
-  switch (count) { // 16 tokens and more make tiles of 8 to 12
-  case 12: return multiply_tile<Bits, 12>(panels, depth, tile, start, first, sums);
-  case 11: return multiply_tile<Bits, 11>(panels, depth, tile, start, first, sums);
-  case 10: return multiply_tile<Bits, 10>(panels, depth, tile, start, first, sums);
-  case 9: return multiply_tile<Bits, 9>(panels, depth, tile, start, first, sums);
-  default: return multiply_tile<Bits, 8>(panels, depth, tile, start, first, sums);
-  }
-}
-
 /// Unpacks columns [column, column + depth) of up to 32 rows into two panels; a missing row is the last one again: its sums are never used.
 template <unsigned Bits>
-LSAQ_VNNI_HELPER void fill_panels(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
+LSAQ_VNNI void fill_panels_of(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
   for (std::size_t half = 0; half < 2; ++half) {
     const std::byte* row[16];
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < 16; ++r) row[r] = weights.row(16 * half + r < rows ? 16 * half + r : rows - 1);
-    for (std::size_t c = 0; c < depth; c += 64)
-      unpack_panel64<Bits>(row, (column + c) * Bits / 8, weights.row_bytes, panels + 16 * (half * panel_depth + c));
+    for (std::size_t c = 0; c < depth; c += 64) unpack_panel64<Bits>(row, (column + c) * Bits / 8, weights.row_bytes, panels + 16 * (half * panel_depth + c));
   }
 }
 
-template <unsigned Bits>
-LSAQ_VNNI void dot_tiles_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                            std::int32_t* sums) noexcept {
+inline void fill_panels(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
+  static constexpr decltype(&fill_panels_of<2>) of_bits[] = {fill_panels_of<2>, fill_panels_of<3>, fill_panels_of<4>, fill_panels_of<5>,
+                                                             fill_panels_of<6>, fill_panels_of<7>, fill_panels_of<8>};
+  of_bits[weights.format.bits - 2](weights, rows, column, depth, panels);
+}
+
+LSAQ_VNNI void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                         std::int32_t* sums) noexcept {
+  static constexpr decltype(&multiply_tile<8>) of_count[] = {multiply_tile<8>, multiply_tile<9>, multiply_tile<10>, multiply_tile<11>, multiply_tile<12>};
   alignas(64) std::byte panels[2 * 16 * panel_depth];
   const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth);
   std::uint32_t high_done[largest_pass_of_tokens] = {};
   const std::size_t first_token = tokens.first_of(first_tile);
   for (std::size_t column = 0; column < padded; column += chunk) {
     const std::size_t depth = padded - column < chunk ? padded - column : chunk;
-    fill_panels<Bits>(weights, rows, column, depth, panels);
+    fill_panels(weights, rows, column, depth, panels);
     for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
-      const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token;
+      const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token; // 16 tokens and more make tiles of 8 to 12
       std::int32_t* out = sums + (token - first_token) * tile_rows;
-      multiply_tile_of<Bits>(count, panels, depth, tokens.tile(tile) + column * tile_lanes, tokens.sums + token, column == 0, out);
+      of_count[count - 8](panels, depth, weights.format.bits, tokens.tile(tile) + column * tile_lanes, tokens.sums + token, column == 0, out);
       for (std::size_t t = token; t < token + count; ++t, out += tile_rows) {
         std::uint32_t& done = high_done[t - first_token];
         for (; done < tokens.high_counts[t]; ++done) {
@@ -313,9 +315,10 @@ LSAQ_VNNI void dot_tiles_of(const WeightRows& weights, std::size_t rows, const T
 }
 
 /// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
-template <unsigned Bits, int N>
-LSAQ_VNNI void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, const std::byte* tile, std::size_t lanes, const float* token_scales,
-                               const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales, float* sums) noexcept {
+template <int N>
+LSAQ_VNNI void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
+                               const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
+                               float* sums) noexcept {
   __m512 a[N], b[N];
 #pragma GCC unroll 6
   for (int t = 0; t < N; ++t) {
@@ -326,7 +329,7 @@ LSAQ_VNNI void multiply_blocks(const std::byte* panels, std::size_t column, std:
     const std::size_t block = (column + first) / code_block;
     __m512i p[N], q[N];
 #pragma GCC unroll 6
-    for (int t = 0; t < N; ++t) p[t] = q[t] = _mm512_set1_epi32(-(start[static_cast<std::size_t>(t) * scales_per_token + block] << (Bits - 1)));
+    for (int t = 0; t < N; ++t) p[t] = q[t] = _mm512_set1_epi32(-(start[static_cast<std::size_t>(t) * scales_per_token + block] << (bits - 1)));
 #pragma GCC unroll 8
     for (std::size_t c = first; c < first + code_block; c += 4) {
       const __m512i w0 = _mm512_load_si512(panels + c * 16), w1 = _mm512_load_si512(panels + 16 * panel_depth + c * 16);
@@ -352,71 +355,25 @@ LSAQ_VNNI void multiply_blocks(const std::byte* panels, std::size_t column, std:
   }
 }
 
-template <unsigned Bits>
-LSAQ_VNNI void dot_blocks_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column, std::size_t end,
-                               const PanelScales& scales, float* sums) noexcept {
+LSAQ_VNNI void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                          std::size_t column, std::size_t end, const PanelScales& scales, float* sums) noexcept {
+  static constexpr decltype(&multiply_blocks<1>) of_count[] = {multiply_blocks<1>, multiply_blocks<2>, multiply_blocks<3>,
+                                                               multiply_blocks<4>, multiply_blocks<5>, multiply_blocks<6>};
   alignas(64) std::byte panels[2 * 16 * panel_depth];
   const std::size_t chunk = even_chunk(end - column, panel_depth), first_token = tokens.first_of(first_tile);
+  const std::size_t per_token = tokens.scales_per_token, lanes = tokens.layout.lanes;
   for (; column < end; column += chunk) {
     const std::size_t depth = end - column < chunk ? end - column : chunk;
-    fill_panels<Bits>(weights, rows, column, depth, panels);
+    fill_panels(weights, rows, column, depth, panels);
     for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
-      const std::size_t token = tokens.first_of(tile), per_token = tokens.scales_per_token, lanes = tokens.layout.lanes;
-      const std::byte* q = tokens.tile(tile) + column * lanes;
-      const float* token_scales = tokens.scales + token * per_token;
-      const std::int32_t* start = tokens.sums + token * per_token;
-      float* out = sums + (token - first_token) * tile_rows;
-      switch (tokens.first_of(tile + 1) - token) {
-      case 6: multiply_blocks<Bits, 6>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
-      case 5: multiply_blocks<Bits, 5>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
-      case 4: multiply_blocks<Bits, 4>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
-      case 3: multiply_blocks<Bits, 3>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
-      case 2: multiply_blocks<Bits, 2>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
-      default: multiply_blocks<Bits, 1>(panels, column, depth, q, lanes, token_scales, start, per_token, scales, out); break;
-      }
+      const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token;
+      of_count[count - 1](panels, column, depth, weights.format.bits, tokens.tile(tile) + column * lanes, lanes, tokens.scales + token * per_token,
+                          tokens.sums + token * per_token, per_token, scales, sums + (token - first_token) * tile_rows);
     }
   }
 }
 
 #undef LSAQ_MULTIPLY_BROADCAST
-
-LSAQ_VNNI void dot_rows(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept {
-  switch (weights.format.bits) {
-  case 2: return dot_rows_of<2>(weights, rows, tokens, sums, stride);
-  case 3: return dot_rows_of<3>(weights, rows, tokens, sums, stride);
-  case 4: return dot_rows_of<4>(weights, rows, tokens, sums, stride);
-  case 5: return dot_rows_of<5>(weights, rows, tokens, sums, stride);
-  case 6: return dot_rows_of<6>(weights, rows, tokens, sums, stride);
-  case 7: return dot_rows_of<7>(weights, rows, tokens, sums, stride);
-  default: return dot_rows_of<8>(weights, rows, tokens, sums, stride);
-  }
-}
-
-LSAQ_VNNI void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                         std::int32_t* sums) noexcept {
-  switch (weights.format.bits) {
-  case 2: return dot_tiles_of<2>(weights, rows, tokens, first_tile, end_tile, sums);
-  case 3: return dot_tiles_of<3>(weights, rows, tokens, first_tile, end_tile, sums);
-  case 4: return dot_tiles_of<4>(weights, rows, tokens, first_tile, end_tile, sums);
-  case 5: return dot_tiles_of<5>(weights, rows, tokens, first_tile, end_tile, sums);
-  case 6: return dot_tiles_of<6>(weights, rows, tokens, first_tile, end_tile, sums);
-  case 7: return dot_tiles_of<7>(weights, rows, tokens, first_tile, end_tile, sums);
-  default: return dot_tiles_of<8>(weights, rows, tokens, first_tile, end_tile, sums);
-  }
-}
-
-LSAQ_VNNI void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column, std::size_t end,
-                               const PanelScales& scales, float* sums) noexcept {
-  switch (weights.format.bits) {
-  case 2: return dot_blocks_of<2>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
-  case 3: return dot_blocks_of<3>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
-  case 4: return dot_blocks_of<4>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
-  case 5: return dot_blocks_of<5>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
-  case 6: return dot_blocks_of<6>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
-  case 7: return dot_blocks_of<7>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
-  default: return dot_blocks_of<8>(weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
-  }
-}
 
 LSAQ_VNNI void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
                       float* y, std::size_t y_stride) noexcept {

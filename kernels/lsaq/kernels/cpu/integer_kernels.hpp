@@ -8,9 +8,17 @@
 
 namespace lsaq::inline v0 {
 
-inline constexpr std::size_t tile_rows = 32;              ///< weight rows that tiles of tokens are multiplied with at once
-inline constexpr std::size_t dot_tokens_max = 15;         ///< up to so many tokens, rows of weights meet rows of tokens; more are tiles
+inline constexpr std::size_t tile_rows = 32;               ///< weight rows that tiles of tokens are multiplied with at once
+inline constexpr std::size_t dot_tokens_max = 15;          ///< up to so many tokens, rows of weights meet rows of tokens; more are tiles
 inline constexpr std::size_t largest_pass_of_tokens = 192; ///< tokens of one dot_tiles()
+
+/// Rows that meet few tokens are read in so many streams, far apart, so that memory sees as many: stream s of `part` rows begins at row s * part.
+inline constexpr std::size_t row_streams = 4;
+
+/// The row that is number r of stream s; where rows end with `last`, that one again: its sums are the same.
+[[gnu::always_inline]] constexpr std::size_t row_of_stream(std::size_t r, std::size_t s, std::size_t part, std::size_t last) noexcept {
+  return r + s * part < last ? r + s * part : last;
+}
 
 /// Scales of up to tile_rows rows of weights for a range of columns: that of row r in group g is data[(r / 16 * groups + g - first) * 16 + r % 16].
 struct PanelScales {
@@ -48,8 +56,8 @@ struct IntegerKernels {
                     std::int32_t* sums) noexcept;
 
   /// sums[(t - first token) * tile_rows + r] for at most tile_rows rows and the tokens of tiles [first_tile, end_tile), which have a scale a block: block after
-  /// block of columns [column, end), sum = fma(float(sum of code x q), row's scale * token's scale, sum). Begins with 0 where column is 0. Both are multiples of
-  /// 64, with the padding.
+  /// block of columns [column, end), sum = fma(float(sum of code x q), row's scale * token's scale, sum). Begins with 0 where column is 0. Both are multiples
+  /// of 64, with the padding.
   void (*dot_blocks)(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column,
                      std::size_t end, const PanelScales& scales, float* sums) noexcept;
 

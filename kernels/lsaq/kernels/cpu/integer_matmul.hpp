@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <functional>
 #include <limits>
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
@@ -28,45 +29,49 @@ struct RowScales {
   }
 };
 
-/// Writes the k largest of `maxima` in descending order into `largest`; 0 where there are fewer.
-inline void largest_maxima(const std::uint32_t* maxima, std::size_t blocks, std::uint32_t* largest, std::size_t k) noexcept {
-  std::fill_n(largest, k, 0u);
-  for (std::size_t b = 0; b < blocks; ++b) {
-    if (maxima[b] <= largest[k - 1]) continue;
-    std::size_t i = k - 1;
-    for (; i > 0 && largest[i - 1] < maxima[b]; --i) largest[i] = largest[i - 1];
-    largest[i] = maxima[b];
-  }
-}
-
 /// The scale of blocks whose largest magnitude is that of a float's bits, and NaN where one is not finite.
 inline float block_scale(std::uint32_t maximum) noexcept {
   if (maximum >= 0x7f800000u) return std::bit_cast<float>(0x7fc00000u);
   return std::max(scalar::divide(std::bit_cast<float>(maximum), static_cast<float>(low_plane_limit)), std::numeric_limits<float>::min());
 }
 
-/// The scale of a token and the blocks it has in the high plane: token_codes.hpp.
-inline float token_scale(const std::uint32_t* maxima, std::size_t blocks, const TokenCodes& codes, std::size_t token) noexcept {
-  std::uint32_t largest[most_high_blocks + 1];
-  const std::size_t k = high_blocks_of(codes.columns);
-  largest_maxima(maxima, blocks, largest, k + 1);
-  if (largest[0] >= 0x7f800000u) return block_scale(largest[0]);
-  const float scale = std::max(block_scale(largest[k]), scalar::divide(std::bit_cast<float>(largest[0]), static_cast<float>(high_plane_limit)));
-  if (codes.layout.width == 1) {
-    const float inverse = scalar::divide(1.0f, scale);
-    for (std::size_t b = 0; b < blocks; ++b)
-      if (scalar::round_half_even(std::bit_cast<float>(maxima[b]) * inverse) > low_plane_limit)
-        codes.high_blocks[token * codes.high_limit + codes.high_counts[token]++] = static_cast<std::uint16_t>(b);
-  }
-  return scale;
+/// Blocks of the longest row with exact sums, and one that fills the padding.
+inline constexpr std::size_t most_token_blocks = sum_limit / low_plane_limit / code_block + 2;
+
+/// The scale of a token whose k largest blocks have two planes.
+inline float token_scale(const std::uint32_t* maxima, std::size_t blocks, std::size_t k) noexcept {
+  std::uint32_t sorted[most_token_blocks];
+  std::copy_n(maxima, blocks, sorted);
+  if (k < blocks) std::nth_element(sorted, sorted + k, sorted + blocks, std::greater<>());
+  const std::uint32_t largest = *std::max_element(sorted, sorted + std::min(k, blocks)), beyond = k < blocks ? sorted[k] : 0;
+  if (largest >= 0x7f800000u) return block_scale(largest);
+  return std::max(block_scale(beyond), scalar::divide(std::bit_cast<float>(largest), static_cast<float>(high_plane_limit)));
 }
 
-/// Makes the codes of one token, columns floats at x, in its lane. Where a value is not finite, the scale that it falls under is NaN and the token's codes are 0.
-/// Uses 32 KiB of stack.
+/// The scale of a token and the blocks it has in the high plane: token_codes.hpp.
+inline float token_scale(const std::uint32_t* maxima, std::size_t blocks, const TokenCodes& codes, std::size_t token) noexcept {
+  std::size_t k = high_blocks_of(codes.columns);
+  const std::size_t always = always_exact_high_blocks(codes.columns);
+  for (;; k = always) {
+    const float scale = token_scale(maxima, blocks, k), inverse = scalar::divide(1.0f, scale);
+    if (std::bit_cast<std::uint32_t>(scale) > 0x7f800000u) return scale;
+    std::size_t sum = 0, high = 0;
+    for (std::size_t b = 0; b < blocks; ++b) {
+      const auto q = static_cast<std::size_t>(scalar::round_half_even(std::bit_cast<float>(maxima[b]) * inverse));
+      sum += code_block * q;
+      if (codes.layout.width == 1 && q > low_plane_limit) codes.high_blocks[token * codes.high_limit + high++] = static_cast<std::uint16_t>(b);
+    }
+    if (sum >= sum_limit && k > always) continue;
+    codes.high_counts[token] = static_cast<std::uint32_t>(high);
+    return scale;
+  }
+}
+
+/// Makes the codes of one token, columns floats at x, in its lane. Where a value is not finite, the scale that it falls under is NaN and the token's codes are
+/// 0. Uses 48 KiB of stack.
 inline void quantize_token(const IntegerKernels& kernels, const float* x, const TokenCodes& codes, std::size_t tile, std::size_t lane) noexcept {
-  constexpr std::size_t most_blocks = sum_limit / low_plane_limit / code_block + 2;
-  std::uint32_t maxima[most_blocks] = {};
-  float inverse[most_blocks];
+  std::uint32_t maxima[most_token_blocks] = {};
+  float inverse[most_token_blocks];
   const std::size_t token = codes.first_of(tile) + lane, blocks = (codes.columns + code_block - 1) / code_block;
   float* const scales = codes.scales + token * codes.scales_per_token;
   kernels.block_maxima(x, codes.columns, maxima);
@@ -90,6 +95,14 @@ inline void quantize_tile(const IntegerKernels& kernels, const float* x, std::si
   for (std::size_t lane = 0; first + lane < codes.first_of(tile + 1); ++lane) quantize_token(kernels, x + (first + lane) * x_stride, codes, tile, lane);
 }
 
+/// Rows of a dot_rows(): as there is room for sums; where it goes through the rows once for every few tokens, those that stay in a second-level cache.
+inline std::size_t rows_at_once(std::size_t row_bytes, std::size_t tokens, std::size_t most_sums) noexcept {
+  constexpr std::size_t cached_bytes = 256 << 10, one_pass = 2;
+  const std::size_t room = std::min(most_sums / 4, most_sums / std::max<std::size_t>(1, tokens) / row_streams * row_streams);
+  const std::size_t cached = std::max(cached_bytes / std::max<std::size_t>(1, row_bytes), 4 * row_streams) / row_streams * row_streams;
+  return tokens <= one_pass ? room : std::min(room, cached);
+}
+
 /// y[t * y_stride + r] = row r of `weights` x token t, scaled, for `rows` rows from `first_row` on, which y begins with. Uses 60 KiB of stack.
 inline void multiply_codes(const CpuKernels& kernels, const IntegerKernels& integer, const WeightRows& weights, std::size_t first_row, std::size_t rows,
                            const TokenCodes& tokens, const RowScales& scales, float* y, std::size_t y_stride) noexcept {
@@ -97,7 +110,7 @@ inline void multiply_codes(const CpuKernels& kernels, const IntegerKernels& inte
   alignas(64) std::int32_t sums[most_sums];
   alignas(64) float row_scales[most_sums / 4];
   const bool in_rows = tokens.layout.lanes == 1 && tokens.tokens <= dot_tokens_max;
-  const std::size_t at_once = !in_rows ? tile_rows : std::min(most_sums / 4, most_sums / std::max<std::size_t>(1, tokens.tokens) / 4 * 4);
+  const std::size_t at_once = in_rows ? rows_at_once(weights.row_bytes, tokens.tokens, most_sums) : tile_rows;
   const std::size_t tiles_at_once = largest_pass_of_tokens / tokens.layout.lanes;
   for (std::size_t row = 0; row < rows; row += at_once) {
     const std::size_t count = std::min(at_once, rows - row);

@@ -16,7 +16,7 @@ inline void block_maxima(const float* x, std::size_t columns, std::uint32_t* max
 inline void place_codes(const int* q, std::size_t first, std::size_t count, std::byte* tile, std::size_t lane, TokenLayout layout, std::int8_t* high) noexcept {
   const std::size_t run = 4 / layout.width; // columns a token has in turn
   for (std::size_t i = 0; i < count; ++i) {
-    const std::size_t column = first + i;
+    const std::size_t column = layout.position(first + i);
     std::byte* const at = tile + ((column / run * layout.lanes + lane) * run + column % run) * layout.width;
     if (layout.width == 2) {
       const auto whole = static_cast<std::int16_t>(q[i]);
@@ -25,7 +25,7 @@ inline void place_codes(const int* q, std::size_t first, std::size_t count, std:
     }
     const int upper = high != nullptr ? (q[i] + 64) >> 7 : 0;
     *at = static_cast<std::byte>(q[i] - 128 * upper);
-    if (high != nullptr) high[i] = static_cast<std::int8_t>(upper);
+    if (high != nullptr) high[column - first] = static_cast<std::int8_t>(upper);
   }
 }
 

@@ -1,23 +1,27 @@
 // Activations as integers, a token at a time: x ~ scale * q, so that products with codes are exact sums of integers.
 //
-// A few columns of a token are far larger than the rest. One scale for 8-bit numbers would leave those nothing; a scale for every 32 columns would interrupt the
-// sum as often. So one scale serves the token, q has 8 bits almost everywhere, and up to a sixteenth of the blocks of 32 columns have 15 bits in two planes:
+// A few columns of a token are far larger than the rest. One scale for 8-bit numbers would leave those nothing; a scale for every 32 columns would interrupt
+// the sum as often. So one scale serves the token, q has 8 bits almost everywhere, and up to an eighth of the blocks of 32 columns have 15 bits in two planes:
 //
-//   scale = max(m[k] / 127, m[0] / 16319)    m: largest magnitudes of the blocks in descending order, k: blocks / 16, at least 1
+//   scale = max(m[k] / 127, m[0] / 16319)    m: largest magnitudes of the blocks in descending order, k: blocks / 8, at least 1
 //   q     = round_half_even(x / scale)       |q| <= 127 outside of the k largest blocks, |q| <= 16319 in them
 //   q     = low + 128 * high                 high is 0 outside; low of the large blocks is in -64 .. 63
 //
-// k is limited so that sum |q| < 2^24: a product with codes of magnitude up to 128 fits 32 bits whatever the values are, and intermediate sums may wrap around.
+// Sums are exact because sum |q| < 2^24: a product with codes of magnitude up to 128 fits 32 bits, and intermediate sums may wrap around. Where the blocks'
+// largest values don't promise that (32 times the sum of their |q|), k is what promises it for any values.
 //
-// Where weights have scales for groups of columns, sums end with every group anyway. Then (Scaling::block) each block of 32 columns of a token has a scale of its
-// own, scale = m / 127, and q has 8 bits: one plane.
+// Where weights have scales for groups of columns, sums end with every group anyway. Then (Scaling::block) each block of 32 columns of a token has a scale of
+// its own, scale = m / 127, and q has 8 bits: one plane.
 //
 // In memory the codes are tiles of `lanes` tokens; in each, every token has 4 bytes in turn:
 //
 //   width 1 (low plane): byte  [tile][column / 4][lane][column % 4]      high planes beside it, 32 bytes a block
 //   width 2 (q whole):   16 bit [tile][column / 2][lane][column % 2]
 //
-// One lane is plain rows. Columns are padded with zeros to a multiple of 64: what lies behind a row's weights never counts.
+// One lane is plain rows. Within blocks of 32, columns of the planes may be sorted by their remainder modulo `step`, so that codes of 4 or 2 bits, shifted down
+// where they are, meet their columns: columns 0, step, 2 step, ..., then 1, step + 1, ...
+//
+// Columns are padded with zeros to a multiple of 64: what lies behind a row's weights never counts.
 #pragma once
 
 #include <lsaq/config.hpp>
@@ -32,6 +36,10 @@ namespace lsaq::inline v0 {
 struct TokenLayout {
   std::size_t width = 1; ///< bytes of a column: 1, planes; 2, whole
   std::size_t lanes = 1; ///< tokens of a tile
+  std::size_t step = 1;  ///< 1, 2 or 4: how columns are sorted within blocks
+
+  /// Where a column's byte is in a row of the planes.
+  constexpr std::size_t position(std::size_t column) const noexcept { return column / 32 * 32 + column % step * (32 / step) + column % 32 / step; }
 };
 
 /// What shares a scale.
@@ -45,18 +53,20 @@ inline constexpr std::size_t sum_limit = 1u << 24; ///< sum |q| of a token stays
 /// Columns of a token with its padding.
 constexpr std::size_t padded_columns(std::size_t columns) noexcept { return (columns + 63) / 64 * 64; }
 
-/// Blocks of a token that may have two planes; 0: the token is too long for exact sums of 32 bits (above some 128,000 columns).
-constexpr std::size_t high_blocks_of(std::size_t columns) noexcept {
-  const std::size_t blocks = (columns + code_block - 1) / code_block;
-  const std::size_t wanted = blocks / 16 > 1 ? blocks / 16 : 1;
+/// Blocks of a token that may have two planes whatever its values are; 0: it is too long for exact sums of 32 bits (above some 128,000 columns).
+constexpr std::size_t always_exact_high_blocks(std::size_t columns) noexcept {
   const std::size_t low_sum = columns * low_plane_limit;
-  const std::size_t possible = low_sum < sum_limit ? (sum_limit - 1 - low_sum) / (code_block * (high_plane_limit - low_plane_limit)) : 0;
-  return wanted < possible ? wanted : possible;
+  return low_sum < sum_limit ? (sum_limit - 1 - low_sum) / (code_block * (high_plane_limit - low_plane_limit)) : 0;
 }
 
-inline constexpr std::size_t most_high_blocks = 32;
-static_assert(high_blocks_of(16384) == 28 && high_blocks_of(11008) == 21 && high_blocks_of(4096) == 8 && high_blocks_of(1) == 1);
-static_assert(high_blocks_of(1 << 17) == 0 && high_blocks_of(16000) <= most_high_blocks);
+/// Blocks of a token that may have two planes; 0 where sums could not be exact.
+constexpr std::size_t high_blocks_of(std::size_t columns) noexcept {
+  const std::size_t blocks = (columns + code_block - 1) / code_block;
+  return always_exact_high_blocks(columns) == 0 ? 0 : blocks / 8 > 1 ? blocks / 8 : 1;
+}
+
+static_assert(high_blocks_of(11008) == 43 && high_blocks_of(4096) == 16 && high_blocks_of(1) == 1);
+static_assert(always_exact_high_blocks(11008) == 29 && always_exact_high_blocks(4096) == 31 && high_blocks_of(1 << 17) == 0);
 
 /// The codes of some tokens in memory that somebody else owns; trivially copyable.
 struct TokenCodes {
@@ -75,16 +85,14 @@ struct TokenCodes {
   [[gnu::always_inline]] std::size_t tiles() const noexcept { return (tokens + layout.lanes - 1) / layout.lanes; }
   /// The first token of a tile: tiles are as even as can be.
   [[gnu::always_inline]] std::size_t first_of(std::size_t tile) const noexcept { return tokens * tile / tiles(); }
-  [[gnu::always_inline]] std::byte* tile(std::size_t number) const noexcept {
-    return low + number * layout.lanes * padded_columns(columns) * layout.width;
-  }
+  [[gnu::always_inline]] std::byte* tile(std::size_t number) const noexcept { return low + number * layout.lanes * padded_columns(columns) * layout.width; }
 
   /// Bytes that divide() needs at any alignment.
   static constexpr std::size_t bytes(std::size_t tokens, std::size_t columns, TokenLayout layout, Scaling scaling = Scaling::token) noexcept {
     const std::size_t high_limit = high_limit_of(columns, layout, scaling);
     const std::size_t tiles = (tokens + layout.lanes - 1) / layout.lanes;
-    return alignment + 2 * aligned(4 * tokens * scales_of(columns, scaling)) + aligned(4 * tokens) + aligned(2 * tokens * high_limit) + aligned(code_block * tokens * high_limit) +
-           tiles * layout.lanes * padded_columns(columns) * layout.width;
+    return alignment + 2 * aligned(4 * tokens * scales_of(columns, scaling)) + aligned(4 * tokens) + aligned(2 * tokens * high_limit) +
+           aligned(code_block * tokens * high_limit) + tiles * layout.lanes * padded_columns(columns) * layout.width;
   }
 
   /// Lays the arrays out in `memory` of at least bytes(); fills nothing.

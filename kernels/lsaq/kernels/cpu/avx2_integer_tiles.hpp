@@ -1,0 +1,280 @@
+// Rows of packed codes by tiles of tokens with AVX2: many tokens. 16 rows are unpacked into two panels in the first-level cache, four bytes of every row in
+// turn, and meet tiles of up to 6 (whole) or 4 (planes) tokens.
+#pragma once
+
+#include <lsaq/kernels/cpu/avx2_integer_rows.hpp>
+
+#if LSAQ_X86
+#define LSAQ_AVX2 [[gnu::target("avx2,fma,f16c")]] inline
+#define LSAQ_AVX2_HELPER [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2 {
+
+inline constexpr std::size_t panel_bytes = 8 << 10; ///< of 8 rows: two panels fill half of a first-level cache
+
+/// Eight rows of eight runs of four bytes become eight times [row][4 bytes].
+LSAQ_AVX2_HELPER void store_runs(__m256i (&v)[8], std::byte* panel) noexcept {
+  __m256i t[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    v[4 * i] = _mm256_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    v[4 * i + 1] = _mm256_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    v[4 * i + 2] = _mm256_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    v[4 * i + 3] = _mm256_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    store_bytes(panel + 32 * i, _mm256_permute2x128_si256(v[i], v[4 + i], 0x20));
+    store_bytes(panel + 32 * (4 + i), _mm256_permute2x128_si256(v[i], v[4 + i], 0x31));
+  }
+}
+
+/// Unpacks columns [column, column + depth) of up to 16 rows into two panels; a missing row is the last one again: its sums are never used.
+template <class Step>
+LSAQ_AVX2 void fill_panels_of(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
+  constexpr std::size_t step_bytes = Step::columns * Step::bits / 8;
+  const std::size_t first = column / Step::columns, steps = depth / Step::columns, row_bytes = weights.row_bytes;
+  const std::size_t whole_of_row = whole_blocks(row_bytes, step_bytes, Step::loaded, first + steps), whole = whole_of_row > first ? whole_of_row - first : 0;
+  for (std::size_t half = 0; half < 2; ++half) {
+    const std::byte* row[8];
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < 8; ++r) row[r] = weights.row(8 * half + r < rows ? 8 * half + r : rows - 1) + first * step_bytes;
+    std::byte* panel = panels + half * panel_bytes;
+    __m256i v[8];
+    for (std::size_t i = 0; i < whole; ++i, panel += 256) {
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) v[r] = Step::codes(row[r] + i * step_bytes);
+      store_runs(v, panel);
+    }
+    for (std::size_t i = whole; i < steps; ++i, panel += 256) {
+      const std::size_t at = (first + i) * step_bytes, left = at < row_bytes ? row_bytes - at : 0;
+      for (int r = 0; r < 8; ++r) {
+        alignas(32) std::byte end[64] = {};
+        std::memcpy(end, row[r] + (left != 0 ? i * step_bytes : 0), left < 32 ? left : 32);
+        v[r] = Step::codes(end);
+      }
+      store_runs(v, panel);
+    }
+  }
+}
+
+/// The same with the steps of each width.
+template <template <unsigned> class Step>
+inline void fill_panels_by(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
+  static constexpr decltype(&fill_panels_of<Step<8>>) of_bits[] = {fill_panels_of<Step<2>>, fill_panels_of<Step<3>>, fill_panels_of<Step<4>>,
+                                                                   fill_panels_of<Step<5>>, fill_panels_of<Step<6>>, fill_panels_of<Step<7>>,
+                                                                   fill_panels_of<Step<8>>};
+  of_bits[weights.format.bits - 2](weights, rows, column, depth, panels);
+}
+
+LSAQ_AVX2_HELPER __m256i broadcast(const std::byte* four) noexcept { return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(four))); }
+
+/// N whole tokens of a tile by two panels of `depth` columns: sums[t * 32 + r] += or, where `first`, =.
+template <int N> LSAQ_AVX2 void multiply_whole(const std::byte* panels, std::size_t depth, const std::byte* tile, bool first, std::int32_t* sums) noexcept {
+  __m256i a[N], b[N];
+#pragma GCC unroll 6
+  for (int t = 0; t < N; ++t) {
+    a[t] = first ? _mm256_setzero_si256() : load_bytes(sums + t * static_cast<int>(tile_rows));
+    b[t] = first ? _mm256_setzero_si256() : load_bytes(sums + t * static_cast<int>(tile_rows) + 8);
+  }
+  for (std::size_t c = 0; c < depth; c += 2) {
+    const __m256i w0 = load_bytes(panels + c * 16), w1 = load_bytes(panels + panel_bytes + c * 16);
+#pragma GCC unroll 6
+    for (int t = 0; t < N; ++t) {
+      const __m256i q = broadcast(tile + c * 2 * whole_lanes + 4 * static_cast<std::size_t>(t));
+      a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(w0, q));
+      b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(w1, q));
+    }
+  }
+#pragma GCC unroll 6
+  for (int t = 0; t < N; ++t) {
+    store_bytes(sums + t * static_cast<int>(tile_rows), a[t]);
+    store_bytes(sums + t * static_cast<int>(tile_rows) + 8, b[t]);
+  }
+}
+
+inline constexpr std::size_t steps_in_16_bits = 8; ///< of four columns' products each: 8 x 2 x 15 x 127 < 2^15
+
+/// N tokens' low plane by two panels, as multiply_whole().
+template <int N> LSAQ_AVX2 void multiply_planes(const std::byte* panels, std::size_t depth, const std::byte* tile, bool first, std::int32_t* sums) noexcept {
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (std::size_t c = 0; c < depth; c += 4 * steps_in_16_bits) {
+    __m256i a[N], b[N];
+#pragma GCC unroll 4
+    for (int t = 0; t < N; ++t) a[t] = b[t] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (std::size_t i = c; i < c + 4 * steps_in_16_bits; i += 4) {
+      const __m256i w0 = load_bytes(panels + i * 8), w1 = load_bytes(panels + panel_bytes + i * 8);
+#pragma GCC unroll 4
+      for (int t = 0; t < N; ++t) {
+        const __m256i q = broadcast(tile + i * plane_lanes + 4 * static_cast<std::size_t>(t));
+        a[t] = _mm256_add_epi16(a[t], _mm256_maddubs_epi16(w0, q));
+        b[t] = _mm256_add_epi16(b[t], _mm256_maddubs_epi16(w1, q));
+      }
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < N; ++t) {
+      std::int32_t* const out = sums + t * static_cast<int>(tile_rows);
+      const __m256i a32 = _mm256_madd_epi16(a[t], ones), b32 = _mm256_madd_epi16(b[t], ones);
+      const bool begins = first && c == 0;
+      store_bytes(out, begins ? a32 : _mm256_add_epi32(load_bytes(out), a32));
+      store_bytes(out + 8, begins ? b32 : _mm256_add_epi32(load_bytes(out + 8), b32));
+    }
+  }
+}
+
+/// sums[r] += 128 * the product of a block's high plane with two panels, from its first column on.
+LSAQ_AVX2_HELPER void multiply_high(const std::byte* panels, std::size_t column, const std::int8_t* high, std::int32_t* sums) noexcept {
+  __m256i a = _mm256_setzero_si256(), b = a;
+#pragma GCC unroll 8
+  for (std::size_t c = 0; c < code_block; c += 4) {
+    const std::byte* w = panels + (column + c) * 8;
+    const __m256i q = broadcast(reinterpret_cast<const std::byte*>(high + c));
+    a = _mm256_add_epi16(a, _mm256_maddubs_epi16(load_bytes(w), q));
+    b = _mm256_add_epi16(b, _mm256_maddubs_epi16(load_bytes(w + panel_bytes), q));
+  }
+  const __m256i scale = _mm256_set1_epi16(128);
+  store_bytes(sums, _mm256_add_epi32(load_bytes(sums), _mm256_madd_epi16(a, scale)));
+  store_bytes(sums + 8, _mm256_add_epi32(load_bytes(sums + 8), _mm256_madd_epi16(b, scale)));
+}
+
+LSAQ_AVX2_HELPER void multiply_tile(bool planes, std::size_t count, const std::byte* panels, std::size_t depth, const std::byte* tile, bool first,
+                                    std::int32_t* sums) noexcept {
+  if (planes) // 16 tokens and more make tiles of 3 and 4, or of 4 to 6
+    return count == 4 ? multiply_planes<4>(panels, depth, tile, first, sums) : multiply_planes<3>(panels, depth, tile, first, sums);
+  switch (count) {
+  case 6: return multiply_whole<6>(panels, depth, tile, first, sums);
+  case 5: return multiply_whole<5>(panels, depth, tile, first, sums);
+  default: return multiply_whole<4>(panels, depth, tile, first, sums);
+  }
+}
+
+/// Columns that a panel has room for.
+constexpr std::size_t panel_depth(unsigned bits) noexcept { return panel_bytes / (in_planes(bits) ? 8 : 16); }
+
+/// dot_tiles() of at most 16 rows.
+LSAQ_AVX2 void dot_half(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                        std::int32_t* sums) noexcept {
+  alignas(64) std::byte panels[2 * panel_bytes];
+  const unsigned bits = weights.format.bits;
+  const bool planes = in_planes(bits);
+  const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth(bits));
+  const std::size_t first_token = tokens.first_of(first_tile), column_bytes = tokens.layout.lanes * tokens.layout.width;
+  std::uint32_t high_done[largest_pass_of_tokens] = {};
+  for (std::size_t column = 0; column < padded; column += chunk) {
+    const std::size_t depth = padded - column < chunk ? padded - column : chunk;
+    fill_panels_by<StepOf>(weights, rows, column, depth, panels);
+    for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
+      const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token;
+      std::int32_t* out = sums + (token - first_token) * tile_rows;
+      multiply_tile(planes, count, panels, depth, tokens.tile(tile) + column * column_bytes, column == 0, out);
+      for (std::size_t t = token; t < token + count; ++t, out += tile_rows) {
+        if (planes) {
+          std::uint32_t& done = high_done[t - first_token];
+          for (; done < tokens.high_counts[t]; ++done) {
+            const std::size_t slot = t * tokens.high_limit + done, at = std::size_t{tokens.high_blocks[slot]} * code_block;
+            if (at >= column + depth) break;
+            multiply_high(panels, at - column, tokens.high + slot * code_block, out);
+          }
+        }
+        if (column + depth < padded) continue;
+        const __m256i offset = _mm256_set1_epi32(tokens.sums[t] << (bits - 1));
+        store_bytes(out, _mm256_sub_epi32(load_bytes(out), offset));
+        store_bytes(out + 8, _mm256_sub_epi32(load_bytes(out + 8), offset));
+      }
+    }
+  }
+}
+
+LSAQ_AVX2 void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                         std::int32_t* sums) noexcept {
+  dot_half(weights, rows < 16 ? rows : 16, tokens, first_tile, end_tile, sums);
+  if (rows > 16) dot_half(weights.from(16), rows - 16, tokens, first_tile, end_tile, sums + 16);
+}
+
+/// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
+template <bool Planes, int N>
+LSAQ_AVX2 void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
+                               const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
+                               float* sums) noexcept {
+  constexpr std::size_t step = Planes ? 4 : 2; // columns in four bytes
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (std::size_t first = 0; first < depth; first += code_block) {
+    const std::size_t block = (column + first) / code_block;
+    __m256i a[N], b[N];
+#pragma GCC unroll 6
+    for (int t = 0; t < N; ++t) a[t] = b[t] = _mm256_setzero_si256();
+#pragma GCC unroll 16
+    for (std::size_t c = first; c < first + code_block; c += step) {
+      const __m256i w0 = load_bytes(panels + c / step * 32), w1 = load_bytes(panels + panel_bytes + c / step * 32);
+#pragma GCC unroll 6
+      for (int t = 0; t < N; ++t) {
+        const __m256i q = broadcast(tile + (c / step * lanes + static_cast<std::size_t>(t)) * 4);
+        if constexpr (Planes) {
+          a[t] = _mm256_add_epi16(a[t], _mm256_maddubs_epi16(w0, q));
+          b[t] = _mm256_add_epi16(b[t], _mm256_maddubs_epi16(w1, q));
+        } else {
+          a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(w0, q));
+          b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(w1, q));
+        }
+      }
+    }
+    const float* const row_scales = scales.at(column + first);
+    const __m256 s0 = _mm256_loadu_ps(row_scales), s1 = _mm256_loadu_ps(row_scales + 8);
+#pragma GCC unroll 6
+    for (int t = 0; t < N; ++t) {
+      if constexpr (Planes) {
+        a[t] = _mm256_madd_epi16(a[t], ones);
+        b[t] = _mm256_madd_epi16(b[t], ones);
+      }
+      const std::size_t at = static_cast<std::size_t>(t) * scales_per_token + block;
+      const __m256i offset = _mm256_set1_epi32(start[at] << (bits - 1));
+      const __m256 scale = _mm256_set1_ps(token_scales[at]);
+      const __m256 p = _mm256_cvtepi32_ps(_mm256_sub_epi32(a[t], offset)), q = _mm256_cvtepi32_ps(_mm256_sub_epi32(b[t], offset));
+      float* const out = sums + t * static_cast<int>(tile_rows);
+      const bool begins = column + first == 0;
+      _mm256_storeu_ps(out, _mm256_fmadd_ps(p, _mm256_mul_ps(s0, scale), begins ? _mm256_setzero_ps() : _mm256_loadu_ps(out)));
+      _mm256_storeu_ps(out + 8, _mm256_fmadd_ps(q, _mm256_mul_ps(s1, scale), begins ? _mm256_setzero_ps() : _mm256_loadu_ps(out + 8)));
+    }
+  }
+}
+
+/// dot_blocks() of at most 16 rows.
+LSAQ_AVX2 void dot_half_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                               std::size_t column, std::size_t end, const PanelScales& scales, float* sums) noexcept {
+  static constexpr decltype(&multiply_blocks<true, 1>) of_planes[] = {multiply_blocks<true, 1>, multiply_blocks<true, 2>, multiply_blocks<true, 3>,
+                                                                      multiply_blocks<true, 4>};
+  static constexpr decltype(&multiply_blocks<true, 1>) of_whole[] = {multiply_blocks<false, 1>, multiply_blocks<false, 2>, multiply_blocks<false, 3>,
+                                                                     multiply_blocks<false, 4>, multiply_blocks<false, 5>, multiply_blocks<false, 6>};
+  alignas(64) std::byte panels[2 * panel_bytes];
+  const unsigned bits = weights.format.bits;
+  const std::size_t lanes = tokens.layout.lanes, per_token = tokens.scales_per_token;
+  const std::size_t chunk = even_chunk(end - column, panel_depth(bits)), first_token = tokens.first_of(first_tile);
+  for (; column < end; column += chunk) {
+    const std::size_t depth = end - column < chunk ? end - column : chunk;
+    fill_panels_by<StepOf>(weights, rows, column, depth, panels);
+    for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
+      const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token;
+      const auto multiply = in_planes(bits) ? of_planes[count - 1] : of_whole[count - 1];
+      multiply(panels, column, depth, bits, tokens.tile(tile) + column * lanes * tokens.layout.width, lanes, tokens.scales + token * per_token,
+               tokens.sums + token * per_token, per_token, scales, sums + (token - first_token) * tile_rows);
+    }
+  }
+}
+
+LSAQ_AVX2 void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                          std::size_t column, std::size_t end, const PanelScales& scales, float* sums) noexcept {
+  dot_half_blocks(weights, rows < 16 ? rows : 16, tokens, first_tile, end_tile, column, end, scales, sums);
+  if (rows > 16) dot_half_blocks(weights.from(16), rows - 16, tokens, first_tile, end_tile, column, end, scales.upper(), sums + 16);
+}
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2
+
+#undef LSAQ_AVX2
+#undef LSAQ_AVX2_HELPER
+#endif

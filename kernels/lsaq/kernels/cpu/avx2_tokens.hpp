@@ -1,0 +1,123 @@
+// Tokens become integers with AVX2 (token_codes.hpp): how its products read them, and how they are written.
+#pragma once
+
+#include <lsaq/kernels/cpu/avx2_quantize.hpp>
+#include <lsaq/kernels/cpu/scalar_integer.hpp>
+
+#if LSAQ_X86
+#define LSAQ_AVX2 [[gnu::target("avx2,fma,f16c")]] inline
+#define LSAQ_AVX2_HELPER [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline
+
+namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2 {
+
+inline constexpr std::size_t whole_lanes = 6, plane_lanes = 4;
+
+constexpr bool in_planes(unsigned bits) noexcept { return bits <= 4; }
+
+/// Codes of a byte, where shifts alone take them out.
+constexpr std::size_t step_of(unsigned bits) noexcept { return bits == 4 ? 2 : bits == 2 ? 4 : 1; }
+
+inline TokenLayout layout(unsigned bits, std::size_t tokens, Scaling scaling) noexcept {
+  const std::size_t most = in_planes(bits) ? plane_lanes : whole_lanes;
+  const std::size_t lanes = scaling == Scaling::block ? std::clamp<std::size_t>(tokens, 1, most) : tokens <= dot_tokens_max ? 1 : most;
+  return {.width = in_planes(bits) ? 1u : 2u, .lanes = lanes, .step = step_of(bits)};
+}
+
+LSAQ_AVX2_HELPER __m256i load_bytes(const void* in) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(in)); }
+LSAQ_AVX2_HELPER void store_bytes(void* out, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(out), v); }
+
+LSAQ_AVX2 void block_maxima(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept {
+  const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
+  const std::size_t whole = columns / code_block * code_block;
+  for (std::size_t c = 0; c < whole; c += code_block) {
+    const __m256i a = _mm256_max_epi32(_mm256_and_si256(no_sign, load_bytes(x + c)), _mm256_and_si256(no_sign, load_bytes(x + c + 8)));
+    const __m256i b = _mm256_max_epi32(_mm256_and_si256(no_sign, load_bytes(x + c + 16)), _mm256_and_si256(no_sign, load_bytes(x + c + 24)));
+    const __m256i ab = _mm256_max_epi32(a, b);
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(ab), _mm256_extracti128_si256(ab, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    *maxima++ = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1))));
+  }
+  if (whole != columns) scalar::block_maxima(x + whole, columns - whole, maxima);
+}
+
+/// The sum of eight lanes.
+LSAQ_AVX2_HELPER std::int32_t sum_lanes(__m256i v) noexcept {
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+
+/// Two times eight numbers as 16 bits, in order.
+LSAQ_AVX2_HELPER __m256i narrow16(__m256i first, __m256i second) noexcept { return _mm256_permute4x64_epi64(_mm256_packs_epi32(first, second), 0xd8); }
+
+/// Two times sixteen as bytes, in order.
+LSAQ_AVX2_HELPER __m256i narrow8(__m256i first, __m256i second) noexcept { return _mm256_permute4x64_epi64(_mm256_packs_epi16(first, second), 0xd8); }
+
+/// The bytes of a block, sorted as TokenLayout::step says.
+LSAQ_AVX2_HELPER __m256i sort_columns(__m256i bytes, std::size_t step) noexcept {
+  if (step == 1) return bytes;
+  const __m128i by2 = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15),
+                by4 = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m256i order = step == 2 ? _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7) : _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  return _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(step == 2 ? by2 : by4)), order);
+}
+
+/// Stores eight runs of four bytes, `step` bytes apart.
+LSAQ_AVX2_HELPER void scatter(__m256i runs, std::byte* out, std::size_t step) noexcept {
+  if (step == 4) return store_bytes(out, runs);
+  alignas(32) std::uint32_t words[8];
+  store_bytes(words, runs);
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < 8; ++i) std::memcpy(out + i * step, words + i, 4);
+}
+
+LSAQ_AVX2 void place(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
+  const std::size_t token = codes.first_of(tile) + lane, padded = padded_columns(codes.columns), step = 4 * codes.layout.lanes;
+  const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
+  const std::uint16_t* const high_end = high_block + codes.high_counts[token];
+  std::int8_t* high = codes.high + token * codes.high_limit * code_block;
+  std::byte* out = codes.tile(tile) + 4 * lane;
+  const bool by_block = codes.scales_per_token != 1;
+  std::int32_t* const sums = codes.sums + token * codes.scales_per_token;
+  __m256i sum = _mm256_setzero_si256();
+  alignas(32) float last[code_block];
+  for (std::size_t first = 0; first < padded; first += code_block) {
+    const float* from = x + first;
+    if (first + code_block > codes.columns) { // zeros beyond the token's end
+      for (std::size_t i = 0; i < code_block; ++i) last[i] = first + i < codes.columns ? x[first + i] : 0.0f;
+      from = last;
+    }
+    const __m256 inverse = _mm256_set1_ps(inverse_scales[by_block ? first / code_block : 0]);
+    if (by_block) sum = _mm256_setzero_si256();
+    __m256i q[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from + 8 * i), inverse));
+      sum = _mm256_add_epi32(sum, q[i]);
+    }
+    if (by_block) sums[first / code_block] = sum_lanes(sum);
+    __m256i q0 = narrow16(q[0], q[1]), q1 = narrow16(q[2], q[3]);
+    if (codes.layout.width == 2) {
+      scatter(q0, out + 2 * first / 4 * step, step);
+      scatter(q1, out + 2 * (first + 16) / 4 * step, step);
+      continue;
+    }
+    if (high_block != high_end && *high_block == first / code_block) {
+      const __m256i half = _mm256_set1_epi16(64);
+      const __m256i upper0 = _mm256_srai_epi16(_mm256_add_epi16(q0, half), 7), upper1 = _mm256_srai_epi16(_mm256_add_epi16(q1, half), 7);
+      store_bytes(high, sort_columns(narrow8(upper0, upper1), codes.layout.step));
+      q0 = _mm256_sub_epi16(q0, _mm256_slli_epi16(upper0, 7));
+      q1 = _mm256_sub_epi16(q1, _mm256_slli_epi16(upper1, 7));
+      ++high_block;
+      high += code_block;
+    }
+    scatter(sort_columns(narrow8(q0, q1), codes.layout.step), out + first / 4 * step, step);
+  }
+  if (!by_block) *sums = sum_lanes(sum);
+}
+
+} // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2
+
+#undef LSAQ_AVX2
+#undef LSAQ_AVX2_HELPER
+#endif
