@@ -1,5 +1,9 @@
-// The limit products of integers are measured against: 8-bit multiply-adds a second of one core, from registers only. With AVX512-VNNI one instruction does
-// 64 of them; with AVX2 the shortest exact sequence (signs moved from one factor to the other, then pairs, then pairs of pairs) takes four for 32.
+// The limit products of integers are measured against: multiply-adds a second of one core in the instruction sequence that the kernels of a path use, from
+// registers only.
+//
+//   AVX-512 VNNI:      vpdpbusd, 64 multiply-adds
+//   AVX2, 5 to 8 bits: vpmaddwd and vpaddd, 16
+//   AVX2, 2 to 4 bits: vpmaddubsw and vpaddw, 32; after every eighth, vpmaddwd and vpaddd take the sums to 32 bits
 #pragma once
 
 #include <lsaq/kernels/cpu/cpu_features.hpp>
@@ -14,8 +18,8 @@ namespace bench {
 
 #if LSAQ_X86
 
-/// The empty assembly keeps the compiler from making twelve equal sums once.
-[[gnu::target("avx512f,avx512bw,avx512vnni"), gnu::noinline]] inline void multiply_add_int8_vnni(long rounds) {
+/// Each makes 12 sums (as many as hide the latencies) `rounds` times. The empty assembly keeps the compiler from making equal sums once.
+[[gnu::target("avx512f,avx512bw,avx512vnni"), gnu::noinline]] inline double multiply_add_vnni(long rounds) {
   __m512i sum[12] = {};
   const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-5);
   for (long n = 0; n < rounds; ++n) {
@@ -25,43 +29,60 @@ namespace bench {
       asm volatile("" : "+v"(s));
     }
   }
+  return 12.0 * 64 * static_cast<double>(rounds);
 }
 
-/// The magnitudes of one factor serve all eight products, as those of a register of weights do in a product of matrices.
-[[gnu::target("avx2"), gnu::noinline]] inline void multiply_add_int8_avx2(long rounds) {
-  __m256i sum[8] = {};
-  const __m256i ones = _mm256_set1_epi16(1);
-  __m256i a = _mm256_set1_epi8(-3), b = _mm256_set1_epi8(5);
+[[gnu::target("avx2"), gnu::noinline]] inline double multiply_add_words(long rounds) {
+  __m256i sum[12] = {};
+  __m256i a = _mm256_set1_epi16(3);
+  const __m256i b = _mm256_set1_epi16(-5);
   for (long n = 0; n < rounds; ++n) {
-    asm volatile("" : "+x"(a));
-    const __m256i magnitude = _mm256_abs_epi8(a);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (__m256i& s : sum) {
-      asm volatile("" : "+x"(b)); // as above: these products are all equal
-      s = _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(b, a)), ones));
+      asm volatile("" : "+x"(a));
+      s = _mm256_add_epi32(s, _mm256_madd_epi16(a, b));
       asm volatile("" : "+x"(s));
     }
   }
+  return 12.0 * 16 * static_cast<double>(rounds);
+}
+
+[[gnu::target("avx2"), gnu::noinline]] inline double multiply_add_bytes(long rounds) {
+  __m256i sum[4] = {};
+  __m256i a = _mm256_set1_epi8(3);
+  const __m256i b = _mm256_set1_epi8(-5), ones = _mm256_set1_epi16(1);
+  for (long n = 0; n < rounds; ++n) {
+    __m256i some[4] = {};
+#pragma GCC unroll 8
+    for (int step = 0; step < 8; ++step)
+#pragma GCC unroll 4
+      for (__m256i& s : some) {
+        asm volatile("" : "+x"(a));
+        s = _mm256_add_epi16(s, _mm256_maddubs_epi16(a, b));
+        asm volatile("" : "+x"(s));
+      }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(some[i], ones));
+      asm volatile("" : "+x"(sum[i]));
+    }
+  }
+  return 8.0 * 4 * 32 * static_cast<double>(rounds);
 }
 
 #endif
 
-/// Operations a second (two for a multiply-add) of this core now, over about 10 ms; 0 where there is no such measurement.
-inline double integer_peak() {
+/// Operations a second (two for a multiply-add) of this core now, over some milliseconds, in the sequence of a path and a width of codes; 0 where none is known.
+inline double integer_peak([[maybe_unused]] lsaq::Isa isa, [[maybe_unused]] unsigned bits) {
   using Clock = std::chrono::steady_clock;
-  constexpr long rounds = 1'000'000;
+  [[maybe_unused]] constexpr long rounds = 300'000;
   const auto start = Clock::now();
-  double operations = 0;
+  double multiply_adds = 0;
 #if LSAQ_X86
-  if (lsaq::cpu_runs(lsaq::Isa::avx512) && __builtin_cpu_supports("avx512vnni")) {
-    multiply_add_int8_vnni(rounds);
-    operations = 2.0 * 12 * 64 * rounds;
-  } else if (lsaq::cpu_runs(lsaq::Isa::avx2)) {
-    multiply_add_int8_avx2(rounds);
-    operations = 2.0 * 8 * 32 * rounds;
-  }
+  if (isa == lsaq::Isa::avx512vnni) multiply_adds = multiply_add_vnni(rounds * 3);
+  if (isa == lsaq::Isa::avx2 || isa == lsaq::Isa::avx512) multiply_adds = bits <= 4 ? multiply_add_bytes(rounds) : multiply_add_words(rounds * 3);
 #endif
-  return operations / std::chrono::duration<double>(Clock::now() - start).count();
+  return 2 * multiply_adds / std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 } // namespace bench

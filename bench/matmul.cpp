@@ -1,8 +1,8 @@
 // Products of weights and tokens: every type, width, shape, number of tokens and of threads. Weights come from memory, as they do in a model that is larger
 // than the caches: each product takes the next of many copies. The time shown is that of a batch of products; `us` is one product's (median of the batches).
-// `of_read`: bytes of weights a second, as a share of what the same threads read with nothing else to do: the limit for few tokens. `of_fma`, `of_int8`:
-// operations a second, as a share of the FP32 and 8-bit multiply-adds the same cores make from registers: the limits for many. Each is measured between the
-// batches.
+// `of_read`: bytes of weights a second, as a share of what the same threads read with nothing else to do: the limit for few tokens. `of_fma`, `of_integer`:
+// operations a second, as a share of the multiply-adds the same cores make from registers, in FP32 and in the integer sequence the kernels use: the limits for
+// many. Each is measured between the batches.
 //
 //   matmul/ISA/f16|bf16/ROWSxCOLUMNS/tokens:T/threads:N and matmul/ISA/intB/channel|group:32/ROWSxCOLUMNS/tokens:T/threads:N: choose with --benchmark_filter;
 //   the oracle and the fallback (scalar, eigen) take part where the filter names them
@@ -119,7 +119,7 @@ double median(std::vector<double> values) {
 }
 
 /// The sum of what a measurement of one core finds on every thread at once.
-double on_all_threads(lsaq::ExecutorRef executor, double (*measurement)()) {
+template <class Measurement> double on_all_threads(lsaq::ExecutorRef executor, Measurement measurement) {
   std::vector<double> found(executor.concurrency());
   executor.parallel_for(found.size(), [&](std::size_t i) { found[i] = measurement(); });
   return std::accumulate(found.begin(), found.end(), 0.0);
@@ -148,10 +148,11 @@ void multiply(benchmark::State& state, lsaq::MatrixShape shape, const WeightType
   };
   run(1); // first touch
   const bool few = tokens <= most_few_tokens;
-  std::vector<double> times, of_read, of_fma, of_int8;
+  std::vector<double> times, of_read, of_fma, of_integer;
   for (auto _ : state) {
     const double read = few ? bench::read_bandwidth(pool) : 0;
-    const double fma = few ? 0 : on_all_threads(pool, bench::fma_peak), int8 = few ? 0 : on_all_threads(pool, bench::integer_peak);
+    const double fma = few ? 0 : on_all_threads(pool, bench::fma_peak);
+    const double integer = few || type.bits == 0 ? 0 : on_all_threads(pool, [&] { return bench::integer_peak(isa, type.bits); });
     const auto start = Clock::now();
     run(batch);
     const double taken = std::chrono::duration<double>(Clock::now() - start).count();
@@ -159,7 +160,7 @@ void multiply(benchmark::State& state, lsaq::MatrixShape shape, const WeightType
     times.push_back(taken / static_cast<double>(batch));
     if (read > 0) of_read.push_back(weights.bytes() / times.back() / read);
     if (fma > 0) of_fma.push_back(operations / times.back() / fma);
-    if (int8 > 0) of_int8.push_back(operations / times.back() / int8);
+    if (integer > 0) of_integer.push_back(operations / times.back() / integer);
   }
   if (times.empty()) return;
   state.counters["us"] = median(times) * 1e6;
@@ -169,7 +170,7 @@ void multiply(benchmark::State& state, lsaq::MatrixShape shape, const WeightType
     state.counters["GMAC/s"] = operations / 2 / median(times) / 1e9;
   if (!of_read.empty()) state.counters["of_read"] = median(of_read);
   if (!of_fma.empty()) state.counters["of_fma"] = median(of_fma);
-  if (!of_int8.empty()) state.counters["of_int8"] = median(of_int8);
+  if (!of_integer.empty()) state.counters["of_integer"] = median(of_integer);
 }
 
 std::vector<WeightType> weight_types() {

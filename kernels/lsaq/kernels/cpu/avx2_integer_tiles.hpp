@@ -128,19 +128,28 @@ template <int N> LSAQ_AVX2 void multiply_planes(const std::byte* panels, std::si
   }
 }
 
-/// sums[r] += 128 * the product of a block's high plane with two panels, from its first column on.
-LSAQ_AVX2_HELPER void multiply_high(const std::byte* panels, std::size_t column, const std::int8_t* high, std::int32_t* sums) noexcept {
-  __m256i a = _mm256_setzero_si256(), b = a;
-#pragma GCC unroll 8
-  for (std::size_t c = 0; c < code_block; c += 4) {
-    const std::byte* w = panels + (column + c) * 8;
-    const __m256i q = broadcast(reinterpret_cast<const std::byte*>(high + c));
-    a = _mm256_add_epi16(a, _mm256_maddubs_epi16(load_bytes(w), q));
-    b = _mm256_add_epi16(b, _mm256_maddubs_epi16(load_bytes(w + panel_bytes), q));
-  }
+/// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end): blocks from `done` on, which moves.
+LSAQ_AVX2_HELPER void multiply_high(const std::byte* panels, std::size_t column, std::size_t end, const TokenCodes& tokens, std::size_t token,
+                                    std::uint32_t& done, std::int32_t* sums) noexcept {
+  const std::size_t slots = token * tokens.high_limit, count = tokens.high_counts[token];
+  if (done == count || tokens.high_blocks[slots + done] * code_block >= end) return;
   const __m256i scale = _mm256_set1_epi16(128);
-  store_bytes(sums, _mm256_add_epi32(load_bytes(sums), _mm256_madd_epi16(a, scale)));
-  store_bytes(sums + 8, _mm256_add_epi32(load_bytes(sums + 8), _mm256_madd_epi16(b, scale)));
+  __m256i sum0 = load_bytes(sums), sum1 = load_bytes(sums + 8);
+  for (; done < count && tokens.high_blocks[slots + done] * code_block < end; ++done) {
+    const std::byte* const w = panels + (tokens.high_blocks[slots + done] * code_block - column) * 8;
+    const std::int8_t* const high = tokens.high + (slots + done) * code_block;
+    __m256i a = _mm256_setzero_si256(), b = a;
+#pragma GCC unroll 8
+    for (std::size_t c = 0; c < code_block; c += 4) {
+      const __m256i q = broadcast(reinterpret_cast<const std::byte*>(high + c));
+      a = _mm256_add_epi16(a, _mm256_maddubs_epi16(load_bytes(w + 8 * c), q));
+      b = _mm256_add_epi16(b, _mm256_maddubs_epi16(load_bytes(w + panel_bytes + 8 * c), q));
+    }
+    sum0 = _mm256_add_epi32(sum0, _mm256_madd_epi16(a, scale));
+    sum1 = _mm256_add_epi32(sum1, _mm256_madd_epi16(b, scale));
+  }
+  store_bytes(sums, sum0);
+  store_bytes(sums + 8, sum1);
 }
 
 LSAQ_AVX2_HELPER void multiply_tile(bool planes, std::size_t count, const std::byte* panels, std::size_t depth, const std::byte* tile, bool first,
@@ -174,14 +183,7 @@ LSAQ_AVX2 void dot_half(const WeightRows& weights, std::size_t rows, const Token
       std::int32_t* out = sums + (token - first_token) * tile_rows;
       multiply_tile(planes, count, panels, depth, tokens.tile(tile) + column * column_bytes, column == 0, out);
       for (std::size_t t = token; t < token + count; ++t, out += tile_rows) {
-        if (planes) {
-          std::uint32_t& done = high_done[t - first_token];
-          for (; done < tokens.high_counts[t]; ++done) {
-            const std::size_t slot = t * tokens.high_limit + done, at = std::size_t{tokens.high_blocks[slot]} * code_block;
-            if (at >= column + depth) break;
-            multiply_high(panels, at - column, tokens.high + slot * code_block, out);
-          }
-        }
+        if (planes) multiply_high(panels, column, column + depth, tokens, t, high_done[t - first_token], out);
         if (column + depth < padded) continue;
         const __m256i offset = _mm256_set1_epi32(tokens.sums[t] << (bits - 1));
         store_bytes(out, _mm256_sub_epi32(load_bytes(out), offset));

@@ -255,16 +255,22 @@ LSAQ_VNNI void multiply_tile(const std::byte* panels, std::size_t depth, unsigne
   }
 }
 
-/// sums[r] += 128 * the product of a block's high plane with two panels, from its first column on.
-LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column, const std::int8_t* high, std::int32_t* sums) noexcept {
+/// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end): blocks from `done` on, which moves.
+LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column, std::size_t end, const TokenCodes& tokens, std::size_t token,
+                                    std::uint32_t& done, std::int32_t* sums) noexcept {
+  const std::size_t slots = token * tokens.high_limit, count = tokens.high_counts[token];
+  if (done == count || tokens.high_blocks[slots + done] * code_block >= end) return;
   __m512i a0 = _mm512_setzero_si512(), a1 = a0, b0 = a0, b1 = a0;
+  for (; done < count && tokens.high_blocks[slots + done] * code_block < end; ++done) {
+    const std::byte* const w = panels + (tokens.high_blocks[slots + done] * code_block - column) * 16;
+    const std::int8_t* const high = tokens.high + (slots + done) * code_block;
 #pragma GCC unroll 4
-  for (std::size_t c = 0; c < code_block; c += 8) {
-    const std::byte* w = panels + (column + c) * 16;
-    LSAQ_MULTIPLY_BROADCAST(a0, _mm512_load_si512(w), high + c);
-    LSAQ_MULTIPLY_BROADCAST(b0, _mm512_load_si512(w + 16 * panel_depth), high + c);
-    LSAQ_MULTIPLY_BROADCAST(a1, _mm512_load_si512(w + 64), high + c + 4);
-    LSAQ_MULTIPLY_BROADCAST(b1, _mm512_load_si512(w + 16 * panel_depth + 64), high + c + 4);
+    for (std::size_t c = 0; c < code_block; c += 8) {
+      LSAQ_MULTIPLY_BROADCAST(a0, _mm512_load_si512(w + 16 * c), high + c);
+      LSAQ_MULTIPLY_BROADCAST(b0, _mm512_load_si512(w + 16 * (panel_depth + c)), high + c);
+      LSAQ_MULTIPLY_BROADCAST(a1, _mm512_load_si512(w + 16 * c + 64), high + c + 4);
+      LSAQ_MULTIPLY_BROADCAST(b1, _mm512_load_si512(w + 16 * (panel_depth + c) + 64), high + c + 4);
+    }
   }
   const __m512i a = _mm512_maskz_slli_epi32(0xffff, _mm512_add_epi32(a0, a1), 7), b = _mm512_maskz_slli_epi32(0xffff, _mm512_add_epi32(b0, b1), 7);
   _mm512_storeu_si512(sums, _mm512_add_epi32(_mm512_loadu_si512(sums), a));
@@ -302,14 +308,8 @@ LSAQ_VNNI void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
       const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token; // 16 tokens and more make tiles of 8 to 12
       std::int32_t* out = sums + (token - first_token) * tile_rows;
       of_count[count - 8](panels, depth, weights.format.bits, tokens.tile(tile) + column * tile_lanes, tokens.sums + token, column == 0, out);
-      for (std::size_t t = token; t < token + count; ++t, out += tile_rows) {
-        std::uint32_t& done = high_done[t - first_token];
-        for (; done < tokens.high_counts[t]; ++done) {
-          const std::size_t slot = t * tokens.high_limit + done, at = std::size_t{tokens.high_blocks[slot]} * code_block;
-          if (at >= column + depth) break;
-          multiply_high(panels, at - column, tokens.high + slot * code_block, out);
-        }
-      }
+      for (std::size_t t = token; t < token + count; ++t, out += tile_rows)
+        multiply_high(panels, column, column + depth, tokens, t, high_done[t - first_token], out);
     }
   }
 }

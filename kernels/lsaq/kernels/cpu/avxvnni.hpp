@@ -98,15 +98,22 @@ LSAQ_AVX2 void multiply_tile(const std::byte* panels, std::size_t depth, unsigne
   }
 }
 
-/// sums[r] += 128 * the product of a block's high plane with two panels, from its first column on.
-template <Encoding E> LSAQ_AVX2_HELPER void multiply_high(const std::byte* panels, std::size_t column, const std::int8_t* high, std::int32_t* sums) noexcept {
+/// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end): blocks from `done` on, which moves.
+template <Encoding E>
+LSAQ_AVX2_HELPER void multiply_high(const std::byte* panels, std::size_t column, std::size_t end, const TokenCodes& tokens, std::size_t token,
+                                    std::uint32_t& done, std::int32_t* sums) noexcept {
+  const std::size_t slots = token * tokens.high_limit, count = tokens.high_counts[token];
+  if (done == count || tokens.high_blocks[slots + done] * code_block >= end) return;
   __m256i a = _mm256_setzero_si256(), b = a;
+  for (; done < count && tokens.high_blocks[slots + done] * code_block < end; ++done) {
+    const std::byte* const w = panels + (tokens.high_blocks[slots + done] * code_block - column) * 8;
+    const std::int8_t* const high = tokens.high + (slots + done) * code_block;
 #pragma GCC unroll 8
-  for (std::size_t c = 0; c < code_block; c += 4) {
-    const std::byte* w = panels + (column + c) * 8;
-    const __m256i q = avx2::broadcast(reinterpret_cast<const std::byte*>(high + c));
-    dot<E>(a, avx2::load_bytes(w), q);
-    dot<E>(b, avx2::load_bytes(w + panel_bytes), q);
+    for (std::size_t c = 0; c < code_block; c += 4) {
+      const __m256i q = avx2::broadcast(reinterpret_cast<const std::byte*>(high + c));
+      dot<E>(a, avx2::load_bytes(w + 8 * c), q);
+      dot<E>(b, avx2::load_bytes(w + panel_bytes + 8 * c), q);
+    }
   }
   avx2::store_bytes(sums, _mm256_add_epi32(avx2::load_bytes(sums), _mm256_slli_epi32(a, 7)));
   avx2::store_bytes(sums + 8, _mm256_add_epi32(avx2::load_bytes(sums + 8), _mm256_slli_epi32(b, 7)));
@@ -131,14 +138,8 @@ LSAQ_AVX2 void dot_half(const WeightRows& weights, std::size_t rows, const Token
       case 5: multiply_tile<E, 5>(panels, depth, weights.format.bits, q, tokens.sums + token, column == 0, out); break;
       default: multiply_tile<E, 4>(panels, depth, weights.format.bits, q, tokens.sums + token, column == 0, out); break;
       }
-      for (std::size_t t = token; t < token + count; ++t, out += tile_rows) {
-        std::uint32_t& done = high_done[t - first_token];
-        for (; done < tokens.high_counts[t]; ++done) {
-          const std::size_t slot = t * tokens.high_limit + done, at = std::size_t{tokens.high_blocks[slot]} * code_block;
-          if (at >= column + depth) break;
-          multiply_high<E>(panels, at - column, tokens.high + slot * code_block, out);
-        }
-      }
+      for (std::size_t t = token; t < token + count; ++t, out += tile_rows)
+        multiply_high<E>(panels, column, column + depth, tokens, t, high_done[t - first_token], out);
     }
   }
 }

@@ -41,6 +41,7 @@ inline constexpr std::size_t most_token_blocks = sum_limit / low_plane_limit / c
 /// The scale of a token whose k largest blocks have two planes.
 inline float token_scale(const std::uint32_t* maxima, std::size_t blocks, std::size_t k) noexcept {
   std::uint32_t sorted[most_token_blocks];
+  sorted[0] = 0;
   std::copy_n(maxima, blocks, sorted);
   if (k < blocks) std::nth_element(sorted, sorted + k, sorted + blocks, std::greater<>());
   const std::uint32_t largest = *std::max_element(sorted, sorted + std::min(k, blocks)), beyond = k < blocks ? sorted[k] : 0;
@@ -70,11 +71,12 @@ inline float token_scale(const std::uint32_t* maxima, std::size_t blocks, const 
 /// Makes the codes of one token, columns floats at x, in its lane. Where a value is not finite, the scale that it falls under is NaN and the token's codes are
 /// 0. Uses 48 KiB of stack.
 inline void quantize_token(const IntegerKernels& kernels, const float* x, const TokenCodes& codes, std::size_t tile, std::size_t lane) noexcept {
-  std::uint32_t maxima[most_token_blocks] = {};
+  std::uint32_t maxima[most_token_blocks];
   float inverse[most_token_blocks];
   const std::size_t token = codes.first_of(tile) + lane, blocks = (codes.columns + code_block - 1) / code_block;
   float* const scales = codes.scales + token * codes.scales_per_token;
   kernels.block_maxima(x, codes.columns, maxima);
+  maxima[blocks] = 0; // padding may have a scale
   codes.high_counts[token] = 0;
   bool finite = true;
   for (std::size_t i = 0; i < codes.scales_per_token; ++i) {
