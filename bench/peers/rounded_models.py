@@ -5,8 +5,8 @@
 
 MODEL is a Hugging Face folder; OUT becomes a folder with one checkpoint for each type. ggml: ggml_quantize_chunk and its own dequantizers, from LIBRARY
 (libggml-base.so, as llama-cpp-python builds it); where a row is no multiple of 256 weights, Q4_K becomes Q5_0 as llama.cpp's quantizer does it. gptq: llm-compressor's
-GPTQModifier, INT4 by channel or group, symmetric, on the windows of CALIBRATION_IDS. The bits of a weight, scales included, are printed: those of the linears alone,
-all else stays as it is.
+GPTQModifier, INT4 by channel or group, symmetric, on the windows of CALIBRATION_IDS (llmcompressor 0.5.1 with transformers 4.51.3; it cannot trace those of 4.57).
+The bits of a weight, scales included, are printed: those of the linears alone, all else stays as it is.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import ctypes
 import json
 import pathlib
 import shutil
+import warnings
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -79,6 +80,8 @@ def by_gptq(options):
     from llmcompressor.modifiers.quantization import GPTQModifier
     from transformers import AutoModelForCausalLM
 
+    # Where it cannot trace a model, llm-compressor goes on with another pipeline, on layers it has rounded already: those are rounded twice.
+    warnings.filterwarnings("error", message="Falling back")
     windows = json.loads(pathlib.Path(options.ids).read_text())
     data = Dataset.from_dict({"input_ids": windows, "attention_mask": [[1] * len(window) for window in windows]})
     for group in (None, options.group):
