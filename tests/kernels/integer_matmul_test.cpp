@@ -26,17 +26,15 @@ struct PlainToken {
   std::vector<long> q;
 
   explicit PlainToken(std::span<const float> x) {
-    std::vector<float> maxima((x.size() + 31) / 32);
-    for (std::size_t c = 0; c < x.size(); ++c) maxima[c / 32] = std::max(maxima[c / 32], std::fabs(x[c]));
+    std::vector<float> maxima((x.size() + 7) / 8);
+    for (std::size_t c = 0; c < x.size(); ++c) maxima[c / 8] = std::max(maxima[c / 8], std::fabs(x[c]));
     std::sort(maxima.begin(), maxima.end(), std::greater<>());
-    // So many blocks have two planes: an eighth, or as many as promise exact sums.
-    const std::size_t wanted = std::max<std::size_t>(1, maxima.size() / 8), promised = ((1u << 24) - 1 - 127 * x.size()) / (32 * (16319 - 127));
-    for (const std::size_t k : {wanted, promised}) {
-      scale = std::max({k < maxima.size() ? maxima[k] / 127.0f : 0.0f, maxima[0] / 16319.0f, std::numeric_limits<float>::min()});
-      long most = 0;
-      for (const float maximum : maxima) most += 32 * std::lrint(maximum * (1.0f / scale));
-      if (most < 1 << 24 || wanted <= promised) break;
-    }
+    // One unit of 8 in 16 has two planes, or as many as promise exact sums.
+    const std::size_t k = std::min(std::max<std::size_t>(1, x.size() / 128), ((1u << 24) - 1 - 127 * x.size()) / (8 * (16319 - 127)));
+    const float limit = k < maxima.size() ? maxima[k] * 1.25f : 0.0f;
+    const auto largest = std::find_if(maxima.begin(), maxima.end(), [&](float m) { return m <= limit; });
+    const float one_plane = largest == maxima.end() ? 0.0f : *largest;
+    scale = std::max({one_plane / 127.0f, maxima[0] / 16319.0f, std::numeric_limits<float>::min()});
     const float inverse = 1.0f / scale;
     for (const float value : x) q.push_back(std::lrint(value * inverse));
   }
@@ -205,20 +203,18 @@ TEST_P(IntegerProducts, DoNotDependOnThreadsOrOtherTokens) {
   }
 }
 
-/// As many blocks of the largest values as sums are exact with, and more: then fewer have two planes.
 TEST_P(IntegerProducts, LargestSumsFit) {
-  for (const std::size_t columns : {4096, 16384, 28672})
-    for (const std::size_t blocks : {std::min(lsaq::high_blocks_of(columns), lsaq::always_exact_high_blocks(columns)), lsaq::high_blocks_of(columns)}) {
-      std::vector<float> weights(columns, -1), x(columns, 1.0f), y(1);
-      std::fill_n(x.begin(), 32 * blocks, 128.49f);
-      const PackedMatrix packed = lsaq::quantize(MatrixView(weights.data(), 1, columns), PackedFormat{.bits = 8, .range = lsaq::CodeRange::full});
-      ASSERT_EQ(oracle::codes_of(packed.view(), 0)[0], -128);
-      const lsaq::Backend<lsaq::Cpu> device({}, GetParam());
-      std::vector<std::byte> workspace(device.workspace_bytes(packed.view(), 1));
-      ASSERT_EQ(device.matmul(packed, MatrixView(x.data(), 1, columns), {y.data(), 1, 1}, workspace), lsaq::Status::ok);
-      EXPECT_EQ(y[0], expected(packed, 0, PlainToken(x), oracle::codes_of(packed.view(), 0)));
-      EXPECT_NEAR(y[0], -std::accumulate(x.begin(), x.end(), 0.0), 0.02 * static_cast<double>(columns));
-    }
+  for (const std::size_t columns : {4096, 16384, 28672, 65536}) {
+    std::vector<float> weights(columns, -1), x(columns, 1.0f), y(1);
+    for (std::size_t u = 0; u < lsaq::high_units_of(columns); ++u) std::fill_n(x.begin() + static_cast<std::ptrdiff_t>(8 * u), 8, 128.49f);
+    const PackedMatrix packed = lsaq::quantize(MatrixView(weights.data(), 1, columns), PackedFormat{.bits = 8, .range = lsaq::CodeRange::full});
+    ASSERT_EQ(oracle::codes_of(packed.view(), 0)[0], -128);
+    const lsaq::Backend<lsaq::Cpu> device({}, GetParam());
+    std::vector<std::byte> workspace(device.workspace_bytes(packed.view(), 1));
+    ASSERT_EQ(device.matmul(packed, MatrixView(x.data(), 1, columns), {y.data(), 1, 1}, workspace), lsaq::Status::ok);
+    EXPECT_EQ(y[0], expected(packed, 0, PlainToken(x), oracle::codes_of(packed.view(), 0)));
+    EXPECT_NEAR(y[0], -std::accumulate(x.begin(), x.end(), 0.0), 0.01 * static_cast<double>(columns));
+  }
 }
 
 TEST_P(IntegerProducts, ValuesThatAreNotFiniteSpoilTheirTokenOnly) {
@@ -240,22 +236,27 @@ TEST_P(IntegerProducts, ValuesThatAreNotFiniteSpoilTheirTokenOnly) {
 }
 
 TEST_P(IntegerProducts, RowsTooLongForExactSumsKeepFloats) {
-  const std::size_t columns = 1 << 17;
-  ASSERT_EQ(lsaq::high_blocks_of(columns), 0u);
+  const std::size_t columns = lsaq::most_integer_columns + 1;
+  ASSERT_EQ(lsaq::high_units_of(columns), 0u);
   std::vector<float> weights(columns, 0.5f), x(columns, 0.25f), y(1);
   const PackedMatrix packed = lsaq::quantize(MatrixView(weights.data(), 1, columns), PackedFormat{.bits = 8});
   ASSERT_EQ((lsaq::Backend<lsaq::Cpu>({}, GetParam()).matvec(packed, x, y)), lsaq::Status::ok);
   EXPECT_NEAR(y[0], 0.125 * static_cast<double>(columns), 0.01 * static_cast<double>(columns));
 }
 
-TEST(HighBlocks, KeepSumsBelowTheirLimit) {
-  for (std::size_t columns = 1; columns < 140'000; columns = columns * 9 / 8 + 1) {
-    const std::size_t k = lsaq::always_exact_high_blocks(columns);
-    EXPECT_EQ(k == 0, lsaq::high_blocks_of(columns) == 0);
-    if (k == 0) continue;
-    EXPECT_LT(columns * 127 + k * 32 * (16319 - 127), lsaq::sum_limit);
-    EXPECT_GE(columns * 127 + (k + 1) * 32 * (16319 - 127), lsaq::sum_limit) << "and no more than that";
-  }
+TEST(HighUnits, KeepSumsBelowTheirLimit) {
+  for (std::size_t columns = 1; columns <= lsaq::most_integer_columns; columns = columns * 9 / 8 + 1)
+    EXPECT_LT(columns * 127 + lsaq::high_units_of(columns) * 8 * (16319 - 127), lsaq::sum_limit);
+}
+
+TEST(HighUnits, AreRunsInEveryOrder) {
+  for (const std::size_t step : {1, 2, 4})
+    for (unsigned units = 0; units < 16; ++units) {
+      unsigned runs = 0;
+      for (std::size_t column = 0; column < 32; ++column)
+        if ((units >> column / 8 & 1) != 0) runs |= 1u << TokenLayout{.step = step}.position(column) / 4;
+      EXPECT_EQ(lsaq::runs_of_units(units, step), runs) << step << " " << units;
+    }
 }
 
 } // namespace integer_matmul_test

@@ -27,7 +27,7 @@ LSAQ_AVX2 void finish(const std::int32_t* sums, std::size_t stride, std::size_t 
   }
 }
 
-inline constexpr IntegerKernels integer_kernels{layout, block_maxima, place, dot_rows_by<StepOf>, dot_tiles, dot_blocks, finish};
+inline constexpr IntegerKernels integer_kernels{layout, unit_maxima, place, dot_rows_by<StepOf>, dot_tiles, dot_blocks, finish};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2
 

@@ -10,6 +10,7 @@
 #if LSAQ_X86
 #define LSAQ_AVX2 [[gnu::target("avx2,fma,f16c")]] inline
 #define LSAQ_AVX2_HELPER [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline
+#define LSAQ_AVX2_KERNEL [[gnu::target("avx2,fma,f16c"), gnu::noinline]] inline // a loop whose registers the compiler should not share with others
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2 {
 
@@ -110,7 +111,7 @@ template <unsigned Bits> using StepOf = std::conditional_t<in_planes(Bits), Plan
 
 /// T tokens by four streams of `part` rows each: rows r, part + r, 2 part + r, ...; those beyond `last` are that one again.
 template <class Step, int T>
-LSAQ_AVX2 void dot_part(const WeightRows& weights, std::size_t part, std::size_t last, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
+LSAQ_AVX2_KERNEL void dot_part(const WeightRows& weights, std::size_t part, std::size_t last, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
                         std::size_t stride) noexcept {
   constexpr std::size_t step_bytes = Step::columns * Step::bits / 8;
   const std::size_t row_bytes = weights.row_bytes, steps = (tokens.columns + Step::columns - 1) / Step::columns;
@@ -194,4 +195,5 @@ inline void dot_rows_by(const WeightRows& weights, std::size_t rows, const Token
 
 #undef LSAQ_AVX2
 #undef LSAQ_AVX2_HELPER
+#undef LSAQ_AVX2_KERNEL
 #endif

@@ -1,5 +1,5 @@
 // Rows of packed codes by tiles of tokens with AVX2: many tokens. 16 rows are unpacked into two panels in the first-level cache, four bytes of every row in
-// turn, and meet tiles of up to 6 (whole) or 4 (planes) tokens.
+// turn, and meet tiles of up to 6 (whole) or 3 (planes) tokens.
 #pragma once
 
 #include <lsaq/kernels/cpu/avx2_integer_rows.hpp>
@@ -7,6 +7,7 @@
 #if LSAQ_X86
 #define LSAQ_AVX2 [[gnu::target("avx2,fma,f16c")]] inline
 #define LSAQ_AVX2_HELPER [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline
+#define LSAQ_AVX2_KERNEL [[gnu::target("avx2,fma,f16c"), gnu::noinline]] inline // a loop whose registers the compiler should not share with others
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2 {
 
@@ -36,7 +37,7 @@ LSAQ_AVX2_HELPER void store_runs(__m256i (&v)[8], std::byte* panel) noexcept {
 
 /// Unpacks columns [column, column + depth) of up to 16 rows into two panels; a missing row is the last one again: its sums are never used.
 template <class Step>
-LSAQ_AVX2 void fill_panels_of(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
+LSAQ_AVX2_KERNEL void fill_panels_of(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
   constexpr std::size_t step_bytes = Step::columns * Step::bits / 8;
   const std::size_t first = column / Step::columns, steps = depth / Step::columns, row_bytes = weights.row_bytes;
   const std::size_t whole_of_row = whole_blocks(row_bytes, step_bytes, Step::loaded, first + steps), whole = whole_of_row > first ? whole_of_row - first : 0;
@@ -75,7 +76,7 @@ inline void fill_panels_by(const WeightRows& weights, std::size_t rows, std::siz
 LSAQ_AVX2_HELPER __m256i broadcast(const std::byte* four) noexcept { return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(four))); }
 
 /// N whole tokens of a tile by two panels of `depth` columns: sums[t * 32 + r] += or, where `first`, =.
-template <int N> LSAQ_AVX2 void multiply_whole(const std::byte* panels, std::size_t depth, const std::byte* tile, bool first, std::int32_t* sums) noexcept {
+template <int N> LSAQ_AVX2_KERNEL void multiply_whole(const std::byte* panels, std::size_t depth, const std::byte* tile, bool first, std::int32_t* sums) noexcept {
   __m256i a[N], b[N];
 #pragma GCC unroll 6
   for (int t = 0; t < N; ++t) {
@@ -100,31 +101,40 @@ template <int N> LSAQ_AVX2 void multiply_whole(const std::byte* panels, std::siz
 
 inline constexpr std::size_t steps_in_16_bits = 8; ///< of four columns' products each: 8 x 2 x 15 x 127 < 2^15
 
-/// N tokens' low plane by two panels, as multiply_whole().
-template <int N> LSAQ_AVX2 void multiply_planes(const std::byte* panels, std::size_t depth, const std::byte* tile, bool first, std::int32_t* sums) noexcept {
-  const __m256i ones = _mm256_set1_epi16(1);
+/// N tokens' low plane by two panels, as multiply_whole(): sums of 16 and of 32 bits are both in registers, which is why there are three tokens.
+template <int N>
+LSAQ_AVX2_KERNEL void multiply_planes(const std::byte* panels, std::size_t depth, const std::byte* tile, bool first, std::int32_t* sums) noexcept {
+  __m256i sum_a[N], sum_b[N];
+#pragma GCC unroll 3
+  for (int t = 0; t < N; ++t) {
+    sum_a[t] = first ? _mm256_setzero_si256() : load_bytes(sums + t * static_cast<int>(tile_rows));
+    sum_b[t] = first ? _mm256_setzero_si256() : load_bytes(sums + t * static_cast<int>(tile_rows) + 8);
+  }
   for (std::size_t c = 0; c < depth; c += 4 * steps_in_16_bits) {
     __m256i a[N], b[N];
-#pragma GCC unroll 4
+#pragma GCC unroll 3
     for (int t = 0; t < N; ++t) a[t] = b[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
     for (std::size_t i = c; i < c + 4 * steps_in_16_bits; i += 4) {
       const __m256i w0 = load_bytes(panels + i * 8), w1 = load_bytes(panels + panel_bytes + i * 8);
-#pragma GCC unroll 4
+#pragma GCC unroll 3
       for (int t = 0; t < N; ++t) {
         const __m256i q = broadcast(tile + i * plane_lanes + 4 * static_cast<std::size_t>(t));
         a[t] = _mm256_add_epi16(a[t], _mm256_maddubs_epi16(w0, q));
         b[t] = _mm256_add_epi16(b[t], _mm256_maddubs_epi16(w1, q));
       }
     }
-#pragma GCC unroll 4
+    const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 3
     for (int t = 0; t < N; ++t) {
-      std::int32_t* const out = sums + t * static_cast<int>(tile_rows);
-      const __m256i a32 = _mm256_madd_epi16(a[t], ones), b32 = _mm256_madd_epi16(b[t], ones);
-      const bool begins = first && c == 0;
-      store_bytes(out, begins ? a32 : _mm256_add_epi32(load_bytes(out), a32));
-      store_bytes(out + 8, begins ? b32 : _mm256_add_epi32(load_bytes(out + 8), b32));
+      sum_a[t] = _mm256_add_epi32(sum_a[t], _mm256_madd_epi16(a[t], ones));
+      sum_b[t] = _mm256_add_epi32(sum_b[t], _mm256_madd_epi16(b[t], ones));
     }
+  }
+#pragma GCC unroll 3
+  for (int t = 0; t < N; ++t) {
+    store_bytes(sums + t * static_cast<int>(tile_rows), sum_a[t]);
+    store_bytes(sums + t * static_cast<int>(tile_rows) + 8, sum_b[t]);
   }
 }
 
@@ -139,8 +149,8 @@ LSAQ_AVX2_HELPER void multiply_high(const std::byte* panels, std::size_t column,
     const std::byte* const w = panels + (tokens.high_blocks[slots + done] * code_block - column) * 8;
     const std::int8_t* const high = tokens.high + (slots + done) * code_block;
     __m256i a = _mm256_setzero_si256(), b = a;
-#pragma GCC unroll 8
-    for (std::size_t c = 0; c < code_block; c += 4) {
+    for (unsigned runs = runs_of_units(tokens.high_units[slots + done], tokens.layout.step); runs != 0; runs &= runs - 1) {
+      const auto c = 4 * static_cast<std::size_t>(__builtin_ctz(runs));
       const __m256i q = broadcast(reinterpret_cast<const std::byte*>(high + c));
       a = _mm256_add_epi16(a, _mm256_maddubs_epi16(load_bytes(w + 8 * c), q));
       b = _mm256_add_epi16(b, _mm256_maddubs_epi16(load_bytes(w + panel_bytes + 8 * c), q));
@@ -152,15 +162,12 @@ LSAQ_AVX2_HELPER void multiply_high(const std::byte* panels, std::size_t column,
   store_bytes(sums + 8, sum1);
 }
 
-LSAQ_AVX2_HELPER void multiply_tile(bool planes, std::size_t count, const std::byte* panels, std::size_t depth, const std::byte* tile, bool first,
-                                    std::int32_t* sums) noexcept {
-  if (planes) // 16 tokens and more make tiles of 3 and 4, or of 4 to 6
-    return count == 4 ? multiply_planes<4>(panels, depth, tile, first, sums) : multiply_planes<3>(panels, depth, tile, first, sums);
-  switch (count) {
-  case 6: return multiply_whole<6>(panels, depth, tile, first, sums);
-  case 5: return multiply_whole<5>(panels, depth, tile, first, sums);
-  default: return multiply_whole<4>(panels, depth, tile, first, sums);
-  }
+inline void multiply_tile(bool planes, std::size_t count, const std::byte* panels, std::size_t depth, const std::byte* tile, bool first,
+                          std::int32_t* sums) noexcept {
+  static constexpr decltype(&multiply_whole<4>) of_count[] = {multiply_whole<4>, multiply_whole<5>, multiply_whole<6>};
+  if (planes) // 16 tokens and more make tiles of 2 and 3, or of 4 to 6
+    return count == 3 ? multiply_planes<3>(panels, depth, tile, first, sums) : multiply_planes<2>(panels, depth, tile, first, sums);
+  of_count[count - 4](panels, depth, tile, first, sums);
 }
 
 /// Columns that a panel has room for.
@@ -201,7 +208,7 @@ LSAQ_AVX2 void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
 
 /// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
 template <bool Planes, int N>
-LSAQ_AVX2 void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
+LSAQ_AVX2_KERNEL void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
                                const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
                                float* sums) noexcept {
   constexpr std::size_t step = Planes ? 4 : 2; // columns in four bytes
@@ -249,8 +256,7 @@ LSAQ_AVX2 void multiply_blocks(const std::byte* panels, std::size_t column, std:
 /// dot_blocks() of at most 16 rows.
 LSAQ_AVX2 void dot_half_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
                                std::size_t column, std::size_t end, const PanelScales& scales, float* sums) noexcept {
-  static constexpr decltype(&multiply_blocks<true, 1>) of_planes[] = {multiply_blocks<true, 1>, multiply_blocks<true, 2>, multiply_blocks<true, 3>,
-                                                                      multiply_blocks<true, 4>};
+  static constexpr decltype(&multiply_blocks<true, 1>) of_planes[] = {multiply_blocks<true, 1>, multiply_blocks<true, 2>, multiply_blocks<true, 3>};
   static constexpr decltype(&multiply_blocks<true, 1>) of_whole[] = {multiply_blocks<false, 1>, multiply_blocks<false, 2>, multiply_blocks<false, 3>,
                                                                      multiply_blocks<false, 4>, multiply_blocks<false, 5>, multiply_blocks<false, 6>};
   alignas(64) std::byte panels[2 * panel_bytes];
@@ -279,4 +285,5 @@ LSAQ_AVX2 void dot_blocks(const WeightRows& weights, std::size_t rows, const Tok
 
 #undef LSAQ_AVX2
 #undef LSAQ_AVX2_HELPER
+#undef LSAQ_AVX2_KERNEL
 #endif

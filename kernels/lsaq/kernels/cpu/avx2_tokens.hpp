@@ -10,7 +10,7 @@
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2 {
 
-inline constexpr std::size_t whole_lanes = 6, plane_lanes = 4;
+inline constexpr std::size_t whole_lanes = 6, plane_lanes = 3;
 
 constexpr bool in_planes(unsigned bits) noexcept { return bits <= 4; }
 
@@ -26,18 +26,19 @@ inline TokenLayout layout(unsigned bits, std::size_t tokens, Scaling scaling) no
 LSAQ_AVX2_HELPER __m256i load_bytes(const void* in) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(in)); }
 LSAQ_AVX2_HELPER void store_bytes(void* out, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(out), v); }
 
-LSAQ_AVX2 void block_maxima(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept {
+LSAQ_AVX2 void unit_maxima(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept {
   const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
-  const std::size_t whole = columns / code_block * code_block;
-  for (std::size_t c = 0; c < whole; c += code_block) {
-    const __m256i a = _mm256_max_epi32(_mm256_and_si256(no_sign, load_bytes(x + c)), _mm256_and_si256(no_sign, load_bytes(x + c + 8)));
-    const __m256i b = _mm256_max_epi32(_mm256_and_si256(no_sign, load_bytes(x + c + 16)), _mm256_and_si256(no_sign, load_bytes(x + c + 24)));
-    const __m256i ab = _mm256_max_epi32(a, b);
-    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(ab), _mm256_extracti128_si256(ab, 1));
-    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    *maxima++ = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1))));
+  const std::size_t whole = columns / 32 * 32;
+  for (std::size_t c = 0; c < whole; c += 32, maxima += 4) {
+    __m256i unit[4];
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) unit[u] = _mm256_and_si256(no_sign, load_bytes(x + c + 8 * static_cast<std::size_t>(u)));
+    const __m256i ab = _mm256_max_epi32(_mm256_unpacklo_epi32(unit[0], unit[1]), _mm256_unpackhi_epi32(unit[0], unit[1]));
+    const __m256i cd = _mm256_max_epi32(_mm256_unpacklo_epi32(unit[2], unit[3]), _mm256_unpackhi_epi32(unit[2], unit[3]));
+    const __m256i four = _mm256_max_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(maxima), _mm_max_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1)));
   }
-  if (whole != columns) scalar::block_maxima(x + whole, columns - whole, maxima);
+  scalar::unit_maxima(x + whole, columns - whole, maxima);
 }
 
 /// The sum of eight lanes.
@@ -75,6 +76,7 @@ LSAQ_AVX2 void place(const float* x, const float* inverse_scales, std::size_t ti
   const std::size_t token = codes.first_of(tile) + lane, padded = padded_columns(codes.columns), step = 4 * codes.layout.lanes;
   const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
   const std::uint16_t* const high_end = high_block + codes.high_counts[token];
+  const std::uint8_t* units = codes.high_units + token * codes.high_limit;
   std::int8_t* high = codes.high + token * codes.high_limit * code_block;
   std::byte* out = codes.tile(tile) + 4 * lane;
   const bool by_block = codes.scales_per_token != 1;
@@ -103,8 +105,11 @@ LSAQ_AVX2 void place(const float* x, const float* inverse_scales, std::size_t ti
       continue;
     }
     if (high_block != high_end && *high_block == first / code_block) {
-      const __m256i half = _mm256_set1_epi16(64);
-      const __m256i upper0 = _mm256_srai_epi16(_mm256_add_epi16(q0, half), 7), upper1 = _mm256_srai_epi16(_mm256_add_epi16(q1, half), 7);
+      const __m256i half = _mm256_set1_epi16(64), bits = _mm256_set1_epi16(*units++);
+      const __m256i bit0 = _mm256_setr_m128i(_mm_set1_epi16(1), _mm_set1_epi16(2)), bit1 = _mm256_setr_m128i(_mm_set1_epi16(4), _mm_set1_epi16(8));
+      const __m256i is0 = _mm256_cmpeq_epi16(_mm256_and_si256(bits, bit0), bit0), is1 = _mm256_cmpeq_epi16(_mm256_and_si256(bits, bit1), bit1);
+      const __m256i upper0 = _mm256_and_si256(is0, _mm256_srai_epi16(_mm256_add_epi16(q0, half), 7));
+      const __m256i upper1 = _mm256_and_si256(is1, _mm256_srai_epi16(_mm256_add_epi16(q1, half), 7));
       store_bytes(high, sort_columns(narrow8(upper0, upper1), codes.layout.step));
       q0 = _mm256_sub_epi16(q0, _mm256_slli_epi16(upper0, 7));
       q1 = _mm256_sub_epi16(q1, _mm256_slli_epi16(upper1, 7));

@@ -10,6 +10,7 @@
 
 #if LSAQ_X86
 #define LSAQ_VNNI [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]] inline
+#define LSAQ_VNNI_KERNEL [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c"), gnu::noinline]] inline // registers of its own
 #define LSAQ_VNNI_HELPER [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c"), gnu::always_inline]] inline
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512vnni {
@@ -73,6 +74,7 @@ LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t ti
   const std::size_t padded = padded_columns(codes.columns);
   const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
   const std::uint16_t* const high_end = high_block + codes.high_counts[token];
+  const std::uint8_t* high_units = codes.high_units + token * codes.high_limit;
   std::int8_t* high = codes.high + token * codes.high_limit * code_block;
   std::byte* out = codes.tile(tile) + 4 * lane;
   const __m512i zero = _mm512_setzero_si512();
@@ -87,8 +89,11 @@ LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t ti
     if (by_block) sums[first / code_block] = _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero));
     if (high_block != high_end && *high_block == first / code_block) {
       const __m512i half = _mm512_set1_epi32(64);
-      const __m512i upper0 = _mm512_maskz_srai_epi32(0xffff, _mm512_add_epi32(q0, half), 7),
-                    upper1 = _mm512_maskz_srai_epi32(0xffff, _mm512_add_epi32(q1, half), 7);
+      const unsigned units = *high_units++;
+      const auto is0 = static_cast<__mmask16>((units & 1) * 0xffu + (units >> 1 & 1) * 0xff00u);
+      const auto is1 = static_cast<__mmask16>((units >> 2 & 1) * 0xffu + (units >> 3 & 1) * 0xff00u);
+      const __m512i upper0 = _mm512_maskz_srai_epi32(is0, _mm512_add_epi32(q0, half), 7);
+      const __m512i upper1 = _mm512_maskz_srai_epi32(is1, _mm512_add_epi32(q1, half), 7);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), narrow32(upper0, upper1));
       q0 = _mm512_sub_epi32(q0, _mm512_maskz_slli_epi32(0xffff, upper0, 7));
       q1 = _mm512_sub_epi32(q1, _mm512_maskz_slli_epi32(0xffff, upper1, 7));
@@ -111,7 +116,7 @@ LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t ti
 
 /// T tokens by four streams of `part` rows each: rows r, part + r, 2 part + r, ...; those beyond `last` are that one again, and so are tokens.
 template <unsigned Bits, int T>
-LSAQ_VNNI void dot_part(const WeightRows& weights, std::size_t part, std::size_t last, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
+LSAQ_VNNI_KERNEL void dot_part(const WeightRows& weights, std::size_t part, std::size_t last, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
                         std::size_t stride) noexcept {
   const std::size_t whole = tokens.columns / 64 * 64, row_bytes = weights.row_bytes;
   std::size_t token[T];
@@ -231,7 +236,7 @@ LSAQ_VNNI_HELPER void unpack_panel64(const std::byte* const (&row)[16], std::siz
 
 /// N tokens of a tile by two panels of `depth` columns: sums[t * 32 + r], from -start[t] * 2^(bits-1) where `first`, else added to.
 template <int N>
-LSAQ_VNNI void multiply_tile(const std::byte* panels, std::size_t depth, unsigned bits, const std::byte* tile, const std::int32_t* start, bool first,
+LSAQ_VNNI_KERNEL void multiply_tile(const std::byte* panels, std::size_t depth, unsigned bits, const std::byte* tile, const std::int32_t* start, bool first,
                              std::int32_t* sums) noexcept {
   __m512i a[N], b[N];
 #pragma GCC unroll 12
@@ -262,14 +267,14 @@ LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column,
   if (done == count || tokens.high_blocks[slots + done] * code_block >= end) return;
   __m512i a0 = _mm512_setzero_si512(), a1 = a0, b0 = a0, b1 = a0;
   for (; done < count && tokens.high_blocks[slots + done] * code_block < end; ++done) {
-    const std::byte* const w = panels + (tokens.high_blocks[slots + done] * code_block - column) * 16;
-    const std::int8_t* const high = tokens.high + (slots + done) * code_block;
-#pragma GCC unroll 4
-    for (std::size_t c = 0; c < code_block; c += 8) {
-      LSAQ_MULTIPLY_BROADCAST(a0, _mm512_load_si512(w + 16 * c), high + c);
-      LSAQ_MULTIPLY_BROADCAST(b0, _mm512_load_si512(w + 16 * (panel_depth + c)), high + c);
-      LSAQ_MULTIPLY_BROADCAST(a1, _mm512_load_si512(w + 16 * c + 64), high + c + 4);
-      LSAQ_MULTIPLY_BROADCAST(b1, _mm512_load_si512(w + 16 * (panel_depth + c) + 64), high + c + 4);
+    const std::byte* w = panels + (tokens.high_blocks[slots + done] * code_block - column) * 16;
+    const std::int8_t* high = tokens.high + (slots + done) * code_block;
+    for (unsigned units = tokens.high_units[slots + done]; units != 0; units >>= 1, w += 16 * code_unit, high += code_unit) {
+      if ((units & 1) == 0) continue;
+      LSAQ_MULTIPLY_BROADCAST(a0, _mm512_load_si512(w), high);
+      LSAQ_MULTIPLY_BROADCAST(b0, _mm512_load_si512(w + 16 * panel_depth), high);
+      LSAQ_MULTIPLY_BROADCAST(a1, _mm512_load_si512(w + 64), high + 4);
+      LSAQ_MULTIPLY_BROADCAST(b1, _mm512_load_si512(w + 16 * panel_depth + 64), high + 4);
     }
   }
   const __m512i a = _mm512_maskz_slli_epi32(0xffff, _mm512_add_epi32(a0, a1), 7), b = _mm512_maskz_slli_epi32(0xffff, _mm512_add_epi32(b0, b1), 7);
@@ -279,7 +284,7 @@ LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column,
 
 /// Unpacks columns [column, column + depth) of up to 32 rows into two panels; a missing row is the last one again: its sums are never used.
 template <unsigned Bits>
-LSAQ_VNNI void fill_panels_of(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
+LSAQ_VNNI_KERNEL void fill_panels_of(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
   for (std::size_t half = 0; half < 2; ++half) {
     const std::byte* row[16];
 #pragma GCC unroll 16
@@ -316,7 +321,7 @@ LSAQ_VNNI void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
 
 /// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
 template <int N>
-LSAQ_VNNI void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
+LSAQ_VNNI_KERNEL void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
                                const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
                                float* sums) noexcept {
   __m512 a[N], b[N];
@@ -387,7 +392,7 @@ LSAQ_VNNI void finish(const std::int32_t* sums, std::size_t stride, std::size_t 
   }
 }
 
-inline constexpr IntegerKernels integer_kernels{layout, avx2::block_maxima, place, dot_rows, dot_tiles, dot_blocks, finish};
+inline constexpr IntegerKernels integer_kernels{layout, avx2::unit_maxima, place, dot_rows, dot_tiles, dot_blocks, finish};
 
 inline constexpr CpuKernels kernels = with_integer_products(avx512::kernels, Isa::avx512vnni, integer_kernels);
 
@@ -395,4 +400,5 @@ inline constexpr CpuKernels kernels = with_integer_products(avx512::kernels, Isa
 
 #undef LSAQ_VNNI
 #undef LSAQ_VNNI_HELPER
+#undef LSAQ_VNNI_KERNEL
 #endif

@@ -11,6 +11,7 @@
 #if LSAQ_X86
 #define LSAQ_AVX2 [[gnu::target("avx2,fma,f16c")]] inline
 #define LSAQ_AVX2_HELPER [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] inline
+#define LSAQ_AVX2_KERNEL [[gnu::target("avx2,fma,f16c"), gnu::noinline]] inline // a loop whose registers the compiler should not share with others
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avxvnni {
 
@@ -81,7 +82,7 @@ LSAQ_AVX2_HELPER void multiply(const std::byte* panels, std::size_t first, std::
 
 /// N tokens of a tile by two panels of `depth` columns: sums[t * 32 + r], from -start[t] * 2^(bits-1) where `first`, else added to.
 template <Encoding E, int N>
-LSAQ_AVX2 void multiply_tile(const std::byte* panels, std::size_t depth, unsigned bits, const std::byte* tile, const std::int32_t* start, bool first,
+LSAQ_AVX2_KERNEL void multiply_tile(const std::byte* panels, std::size_t depth, unsigned bits, const std::byte* tile, const std::int32_t* start, bool first,
                              std::int32_t* sums) noexcept {
   __m256i a[N], b[N];
 #pragma GCC unroll 6
@@ -108,8 +109,8 @@ LSAQ_AVX2_HELPER void multiply_high(const std::byte* panels, std::size_t column,
   for (; done < count && tokens.high_blocks[slots + done] * code_block < end; ++done) {
     const std::byte* const w = panels + (tokens.high_blocks[slots + done] * code_block - column) * 8;
     const std::int8_t* const high = tokens.high + (slots + done) * code_block;
-#pragma GCC unroll 8
-    for (std::size_t c = 0; c < code_block; c += 4) {
+    for (unsigned runs = runs_of_units(tokens.high_units[slots + done], tokens.layout.step); runs != 0; runs &= runs - 1) {
+      const auto c = 4 * static_cast<std::size_t>(__builtin_ctz(runs));
       const __m256i q = avx2::broadcast(reinterpret_cast<const std::byte*>(high + c));
       dot<E>(a, avx2::load_bytes(w + 8 * c), q);
       dot<E>(b, avx2::load_bytes(w + panel_bytes + 8 * c), q);
@@ -153,7 +154,7 @@ LSAQ_AVX2 void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
 
 /// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
 template <Encoding E, int N>
-LSAQ_AVX2 void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
+LSAQ_AVX2_KERNEL void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
                                const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
                                float* sums) noexcept {
   for (std::size_t first = 0; first < depth; first += code_block) {
@@ -205,7 +206,7 @@ LSAQ_AVX2 void dot_blocks(const WeightRows& weights, std::size_t rows, const Tok
 }
 
 template <Encoding E>
-inline constexpr IntegerKernels integer_kernels{layout,       avx2::block_maxima, avx2::place, avx2::dot_rows_by<Steps<E>::template Of>,
+inline constexpr IntegerKernels integer_kernels{layout,       avx2::unit_maxima, avx2::place, avx2::dot_rows_by<Steps<E>::template Of>,
                                                 dot_tiles<E>, dot_blocks<E>,      avx2::finish};
 
 inline constexpr CpuKernels kernels = with_integer_products(avx2::kernels, Isa::avxvnni, integer_kernels<Encoding::vex>);
@@ -214,4 +215,5 @@ inline constexpr CpuKernels kernels = with_integer_products(avx2::kernels, Isa::
 
 #undef LSAQ_AVX2
 #undef LSAQ_AVX2_HELPER
+#undef LSAQ_AVX2_KERNEL
 #endif

@@ -41,10 +41,10 @@ struct IntegerKernels {
   /// How this path reads `tokens` tokens beside codes of `bits` bits: with a scale a token, one lane up to dot_tokens_max tokens.
   TokenLayout (*layout)(unsigned bits, std::size_t tokens, Scaling scaling) noexcept;
 
-  /// maxima[b] = the largest |x[c]| of block b of 32 columns as the bits of a float; 0x7f800000 or more if one is not finite.
-  void (*block_maxima)(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept;
+  /// maxima[u] = the largest |x[c]| of unit u of 8 columns as the bits of a float; 0x7f800000 or more if one is not finite.
+  void (*unit_maxima)(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept;
 
-  /// Writes q = round_half_even(x * inverse scale) of a token into its lane, both planes, padding, and the sums of q; high_blocks are there already.
+  /// Writes q = round_half_even(x * inverse scale) of a token into its lane, both planes, padding, and the sums of q; high_blocks and high_units are there already.
   /// inverse_scales are one, or as many as scales_per_token.
   void (*place)(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept;
 

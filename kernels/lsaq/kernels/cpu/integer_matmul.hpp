@@ -35,52 +35,56 @@ inline float block_scale(std::uint32_t maximum) noexcept {
   return std::max(scalar::divide(std::bit_cast<float>(maximum), static_cast<float>(low_plane_limit)), std::numeric_limits<float>::min());
 }
 
-/// Blocks of the longest row with exact sums, and one that fills the padding.
-inline constexpr std::size_t most_token_blocks = sum_limit / low_plane_limit / code_block + 2;
+/// Units of the longest token.
+inline constexpr std::size_t most_token_units = most_integer_columns / code_unit;
 
-/// The scale of a token whose k largest blocks have two planes.
-inline float token_scale(const std::uint32_t* maxima, std::size_t blocks, std::size_t k) noexcept {
-  std::uint32_t sorted[most_token_blocks];
+/// The scale of a token and the units it has in the high plane: token_codes.hpp.
+inline float token_scale(const std::uint32_t* maxima, const TokenCodes& codes, std::size_t token) noexcept {
+  const std::size_t units = (codes.columns + code_unit - 1) / code_unit, k = high_units_of(codes.columns);
+  std::uint32_t sorted[most_token_units];
   sorted[0] = 0;
-  std::copy_n(maxima, blocks, sorted);
-  if (k < blocks) std::nth_element(sorted, sorted + k, sorted + blocks, std::greater<>());
-  const std::uint32_t largest = *std::max_element(sorted, sorted + std::min(k, blocks)), beyond = k < blocks ? sorted[k] : 0;
+  std::copy_n(maxima, units, sorted);
+  if (k < units) std::nth_element(sorted, sorted + k, sorted + units, std::greater<>());
+  const std::uint32_t largest = *std::max_element(sorted, sorted + std::min(k, units));
   if (largest >= 0x7f800000u) return block_scale(largest);
-  return std::max(block_scale(beyond), scalar::divide(std::bit_cast<float>(largest), static_cast<float>(high_plane_limit)));
-}
-
-/// The scale of a token and the blocks it has in the high plane: token_codes.hpp.
-inline float token_scale(const std::uint32_t* maxima, std::size_t blocks, const TokenCodes& codes, std::size_t token) noexcept {
-  std::size_t k = high_blocks_of(codes.columns);
-  const std::size_t always = always_exact_high_blocks(codes.columns);
-  for (;; k = always) {
-    const float scale = token_scale(maxima, blocks, k), inverse = scalar::divide(1.0f, scale);
-    if (std::bit_cast<std::uint32_t>(scale) > 0x7f800000u) return scale;
-    std::size_t sum = 0, high = 0;
-    for (std::size_t b = 0; b < blocks; ++b) {
-      const auto q = static_cast<std::size_t>(scalar::round_half_even(std::bit_cast<float>(maxima[b]) * inverse));
-      sum += code_block * q;
-      if (codes.layout.width == 1 && q > low_plane_limit) codes.high_blocks[token * codes.high_limit + high++] = static_cast<std::uint16_t>(b);
+  const std::uint32_t limit = k < units ? std::bit_cast<std::uint32_t>(std::bit_cast<float>(sorted[k]) * plane_slack) : 0;
+  std::uint32_t one_plane = 0;
+  for (std::size_t u = 0; u < units; ++u)
+    if (maxima[u] <= limit) one_plane = std::max(one_plane, maxima[u]);
+  const float scale = std::max(block_scale(one_plane), scalar::divide(std::bit_cast<float>(largest), static_cast<float>(high_plane_limit)));
+  if (codes.layout.width != 1) return scale;
+  const float inverse = scalar::divide(1.0f, scale);
+  std::uint32_t& count = codes.high_counts[token];
+  for (std::size_t u = 0; u < units; ++u) {
+    if (scalar::round_half_even(std::bit_cast<float>(maxima[u]) * inverse) <= low_plane_limit) continue;
+    const std::size_t block = u * code_unit / code_block, slot = token * codes.high_limit + count;
+    const auto bit = static_cast<std::uint8_t>(1u << u % (code_block / code_unit));
+    if (count != 0 && codes.high_blocks[slot - 1] == block) {
+      codes.high_units[slot - 1] |= bit;
+      continue;
     }
-    if (sum >= sum_limit && k > always) continue;
-    codes.high_counts[token] = static_cast<std::uint32_t>(high);
-    return scale;
+    codes.high_blocks[slot] = static_cast<std::uint16_t>(block);
+    codes.high_units[slot] = bit;
+    ++count;
   }
+  return scale;
 }
 
 /// Makes the codes of one token, columns floats at x, in its lane. Where a value is not finite, the scale that it falls under is NaN and the token's codes are
-/// 0. Uses 48 KiB of stack.
+/// 0. Uses 72 KiB of stack.
 inline void quantize_token(const IntegerKernels& kernels, const float* x, const TokenCodes& codes, std::size_t tile, std::size_t lane) noexcept {
-  std::uint32_t maxima[most_token_blocks];
-  float inverse[most_token_blocks];
-  const std::size_t token = codes.first_of(tile) + lane, blocks = (codes.columns + code_block - 1) / code_block;
+  constexpr std::size_t units_of_block = code_block / code_unit;
+  std::uint32_t maxima[most_token_units];
+  float inverse[most_token_units / units_of_block];
+  const std::size_t token = codes.first_of(tile) + lane, units = (codes.columns + code_unit - 1) / code_unit;
   float* const scales = codes.scales + token * codes.scales_per_token;
-  kernels.block_maxima(x, codes.columns, maxima);
-  maxima[blocks] = 0; // padding may have a scale
+  kernels.unit_maxima(x, codes.columns, maxima);
+  std::fill(maxima + units, maxima + padded_columns(codes.columns) / code_unit, 0u); // padding may have a scale
   codes.high_counts[token] = 0;
   bool finite = true;
   for (std::size_t i = 0; i < codes.scales_per_token; ++i) {
-    scales[i] = codes.scales_per_token == 1 ? token_scale(maxima, blocks, codes, token) : block_scale(maxima[i]);
+    const std::uint32_t* const of_block = maxima + i * units_of_block;
+    scales[i] = codes.scales_per_token == 1 ? token_scale(maxima, codes, token) : block_scale(*std::max_element(of_block, of_block + units_of_block));
     inverse[i] = scalar::divide(1.0f, scales[i]);
     finite = finite && (std::bit_cast<std::uint32_t>(scales[i]) & 0x7fffffffu) < 0x7f800000u;
   }
@@ -88,7 +92,7 @@ inline void quantize_token(const IntegerKernels& kernels, const float* x, const 
   std::fill_n(codes.sums + token * codes.scales_per_token, codes.scales_per_token, 0);
   const int none[code_block] = {};
   for (std::size_t first = 0; first < padded_columns(codes.columns); first += code_block)
-    scalar::place_codes(none, first, code_block, codes.tile(tile), lane, codes.layout, nullptr);
+    scalar::place_codes(none, first, code_block, codes.tile(tile), lane, codes.layout, nullptr, 0);
 }
 
 /// Makes the codes of the tokens of one tile; row t of x is token t, x_stride floats apart.

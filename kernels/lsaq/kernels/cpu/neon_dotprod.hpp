@@ -59,7 +59,7 @@ inline void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenC
   neon::dot_blocks_by(products, weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
 }
 
-inline constexpr IntegerKernels integer_kernels{neon::layout, neon::block_maxima, neon::place, dot_rows_codes, dot_tiles, dot_blocks, neon::finish};
+inline constexpr IntegerKernels integer_kernels{neon::layout, neon::unit_maxima, neon::place, dot_rows_codes, dot_tiles, dot_blocks, neon::finish};
 
 inline constexpr CpuKernels kernels = with_integer_products(neon::kernels, Isa::neon_dotprod, integer_kernels);
 

@@ -418,7 +418,7 @@ inline void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenC
   dot_blocks_by(products, weights, rows, tokens, first_tile, end_tile, column, end, scales, sums);
 }
 
-inline constexpr IntegerKernels integer_kernels{layout, block_maxima, place, dot_rows_codes, dot_tiles, dot_blocks, finish};
+inline constexpr IntegerKernels integer_kernels{layout, unit_maxima, place, dot_rows_codes, dot_tiles, dot_blocks, finish};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::neon
 

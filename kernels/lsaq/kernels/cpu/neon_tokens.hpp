@@ -18,16 +18,14 @@ inline TokenLayout layout(unsigned, std::size_t tokens, Scaling scaling) noexcep
   return {.width = 1, .lanes = tokens <= dot_tokens_max ? 1 : tile_lanes};
 }
 
-inline void block_maxima(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept {
-  const std::size_t whole = columns / code_block * code_block;
-  for (std::size_t c = 0; c < whole; c += code_block) {
-    uint32x4_t largest = vdupq_n_u32(0); // as integers: monotonic for non-negative floats, and NaN is above infinity
-#pragma GCC unroll 8
-    for (std::size_t i = 0; i < code_block; i += 4)
-      largest = vmaxq_u32(largest, vbicq_u32(vreinterpretq_u32_f32(vld1q_f32(x + c + i)), vdupq_n_u32(0x80000000u)));
-    *maxima++ = vmaxvq_u32(largest);
+inline void unit_maxima(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept {
+  const std::size_t whole = columns / code_unit * code_unit;
+  for (std::size_t c = 0; c < whole; c += code_unit) {
+    const uint32x4_t sign = vdupq_n_u32(0x80000000u); // as integers: monotonic for non-negative floats, and NaN is above infinity
+    const uint32x4_t low = vbicq_u32(vreinterpretq_u32_f32(vld1q_f32(x + c)), sign), high = vbicq_u32(vreinterpretq_u32_f32(vld1q_f32(x + c + 4)), sign);
+    *maxima++ = vmaxvq_u32(vmaxq_u32(low, high));
   }
-  if (whole != columns) scalar::block_maxima(x + whole, columns - whole, maxima);
+  scalar::unit_maxima(x + whole, columns - whole, maxima);
 }
 
 /// 32 numbers as bytes, in order.
@@ -42,6 +40,7 @@ inline void place(const float* x, const float* inverse_scales, std::size_t tile,
   const std::size_t token = codes.first_of(tile) + lane, padded = padded_columns(codes.columns), lanes = codes.layout.lanes;
   const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
   const std::uint16_t* const high_end = high_block + codes.high_counts[token];
+  const std::uint8_t* high_units = codes.high_units + token * codes.high_limit;
   std::int8_t* high = codes.high + token * codes.high_limit * code_block;
   const bool by_block = codes.scales_per_token != 1;
   std::int32_t* const sums = codes.sums + token * codes.scales_per_token;
@@ -63,10 +62,11 @@ inline void place(const float* x, const float* inverse_scales, std::size_t tile,
     }
     if (by_block) sums[first / code_block] = vaddvq_s32(sum);
     if (high_block != high_end && *high_block == first / code_block) {
+      const unsigned units = *high_units++;
       int32x4_t upper[8];
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
-        upper[i] = vrshrq_n_s32(q[i], 7);
+        upper[i] = vandq_s32(vrshrq_n_s32(q[i], 7), vdupq_n_s32(-static_cast<std::int32_t>(units >> i / 2 & 1)));
         q[i] = vsubq_s32(q[i], vshlq_n_s32(upper[i], 7));
       }
       const int8x16x2_t bytes = narrow_to_bytes(upper);

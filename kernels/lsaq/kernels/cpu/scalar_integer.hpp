@@ -8,12 +8,13 @@ namespace lsaq::inline v0::inline LSAQ_BASELINE::scalar {
 
 inline TokenLayout layout(unsigned, std::size_t, Scaling) noexcept { return {.width = 2, .lanes = 1}; }
 
-inline void block_maxima(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept {
-  for (std::size_t first = 0; first < columns; first += code_block) *maxima++ = magnitude_bits(x + first, std::min(code_block, columns - first));
+inline void unit_maxima(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept {
+  for (std::size_t first = 0; first < columns; first += code_unit) *maxima++ = magnitude_bits(x + first, std::min(code_unit, columns - first));
 }
 
 /// Writes the codes of columns [first, first + count) of a lane; those of a block with two planes into `high` too.
-inline void place_codes(const int* q, std::size_t first, std::size_t count, std::byte* tile, std::size_t lane, TokenLayout layout, std::int8_t* high) noexcept {
+inline void place_codes(const int* q, std::size_t first, std::size_t count, std::byte* tile, std::size_t lane, TokenLayout layout, std::int8_t* high,
+                        unsigned units) noexcept {
   const std::size_t run = 4 / layout.width; // columns a token has in turn
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t column = layout.position(first + i);
@@ -23,7 +24,7 @@ inline void place_codes(const int* q, std::size_t first, std::size_t count, std:
       std::memcpy(at, &whole, sizeof whole);
       continue;
     }
-    const int upper = high != nullptr ? (q[i] + 64) >> 7 : 0;
+    const int upper = high != nullptr && (units >> i / code_unit & 1) != 0 ? (q[i] + 64) >> 7 : 0;
     *at = static_cast<std::byte>(q[i] - 128 * upper);
     if (high != nullptr) high[column - first] = static_cast<std::int8_t>(upper);
   }
@@ -41,7 +42,8 @@ inline void place(const float* x, const float* inverse_scales, std::size_t tile,
     for (std::size_t i = 0; i < code_block && first + i < codes.columns; ++i) sum += q[i] = round_half_even(x[first + i] * inverse_scales[scale]);
     const std::size_t slot = token * codes.high_limit + high_done;
     const bool is_high = high_done < codes.high_counts[token] && codes.high_blocks[slot] == first / code_block;
-    place_codes(q, first, code_block, codes.tile(tile), lane, codes.layout, is_high ? codes.high + slot * code_block : nullptr);
+    place_codes(q, first, code_block, codes.tile(tile), lane, codes.layout, is_high ? codes.high + slot * code_block : nullptr,
+                is_high ? codes.high_units[slot] : 0u);
     if (is_high) ++high_done;
   }
 }
@@ -96,7 +98,7 @@ inline void finish(const std::int32_t* sums, std::size_t stride, std::size_t row
     for (std::size_t r = 0; r < rows; ++r) y[t * y_stride + r] = static_cast<float>(sums[t * stride + r]) * token_scales[t] * row_scales[r];
 }
 
-inline constexpr IntegerKernels integer_kernels{layout, block_maxima, place, dot_rows, dot_tiles, dot_blocks, finish};
+inline constexpr IntegerKernels integer_kernels{layout, unit_maxima, place, dot_rows, dot_tiles, dot_blocks, finish};
 
 inline constexpr CpuKernels kernels{Isa::scalar,     widen,    widen_codes, narrow_f16, magnitude_bits, quantize,         extremes,
                                     quantize_packed, dot_rows, unpack,      product,    above,          &integer_kernels, &decoder_kernels};
