@@ -68,7 +68,7 @@ static_assert(high_units_of(8192) == 64 && high_units_of(11008) == 86 && high_un
 static_assert(high_units_of(most_integer_columns) > 50 && high_units_of(most_integer_columns + 1) == 0);
 
 /// The runs of four bytes in a block's plane that hold columns of some units, a bit each.
-constexpr unsigned runs_of_units(unsigned units, std::size_t step) noexcept {
+[[gnu::always_inline]] constexpr unsigned runs_of_units(unsigned units, std::size_t step) noexcept {
   unsigned runs = 0;
   for (unsigned u = 0; u < code_block / code_unit; ++u) {
     if ((units >> u & 1) == 0) continue;
@@ -106,21 +106,18 @@ struct TokenCodes {
   }
 
   /// Lays the arrays out in `memory` of at least bytes(); fills nothing.
-  static TokenCodes divide(std::size_t tokens, std::size_t columns, TokenLayout layout, std::byte* memory, Scaling scaling = Scaling::token) noexcept {
+  [[gnu::always_inline]] static TokenCodes divide(std::size_t tokens, std::size_t columns, TokenLayout layout, std::byte* memory,
+                                                  Scaling scaling = Scaling::token) noexcept {
     TokenCodes codes{tokens, columns, layout, high_limit_of(columns, layout, scaling), scales_of(columns, scaling)};
-    memory += -reinterpret_cast<std::uintptr_t>(memory) % alignment;
-    const auto take = [&](std::size_t size) {
-      std::byte* const part = memory;
-      memory += aligned(size);
-      return part;
-    };
-    codes.scales = reinterpret_cast<float*>(take(4 * tokens * codes.scales_per_token));
-    codes.sums = reinterpret_cast<std::int32_t*>(take(4 * tokens * codes.scales_per_token));
-    codes.high_counts = reinterpret_cast<std::uint32_t*>(take(4 * tokens));
-    codes.high_blocks = reinterpret_cast<std::uint16_t*>(take(2 * tokens * codes.high_limit));
-    codes.high_units = reinterpret_cast<std::uint8_t*>(take(tokens * codes.high_limit));
-    codes.high = reinterpret_cast<std::int8_t*>(take(code_block * tokens * codes.high_limit));
-    codes.low = memory;
+    const std::size_t of_scales = aligned(4 * tokens * codes.scales_per_token), high = tokens * codes.high_limit;
+    std::byte* at = memory + -reinterpret_cast<std::uintptr_t>(memory) % alignment;
+    codes.scales = reinterpret_cast<float*>(at);
+    codes.sums = reinterpret_cast<std::int32_t*>(at += of_scales);
+    codes.high_counts = reinterpret_cast<std::uint32_t*>(at += of_scales);
+    codes.high_blocks = reinterpret_cast<std::uint16_t*>(at += aligned(4 * tokens));
+    codes.high_units = reinterpret_cast<std::uint8_t*>(at += aligned(2 * high));
+    codes.high = reinterpret_cast<std::int8_t*>(at += aligned(high));
+    codes.low = at + aligned(code_block * high);
     return codes;
   }
 
