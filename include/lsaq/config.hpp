@@ -1,4 +1,4 @@
-// Version, namespaces, assertion: the only macros of the library.
+// Version, namespaces, assertion: the only macros of the library beside those that mark CUDA kernels (kernels/cuda/simt.cuh).
 //
 // Every name lives in `lsaq::v0` (inline). Types that are pure data (Plan, Importance, MatrixView) have the same layout in every translation unit and may cross
 // between them. What computes lives one inline namespace deeper, named after the instruction set this translation unit is compiled for, so that objects built
@@ -50,6 +50,7 @@
 #define LSAQ_JOIN_TOKENS(a, b) a##b
 #define LSAQ_JOIN(a, b) LSAQ_JOIN_TOKENS(a, b)
 #define LSAQ_BASELINE LSAQ_JOIN(LSAQ_BASELINE_HOST, _cuda)
+#pragma nv_diag_suppress 1675 // nvcc leaves `#pragma GCC unroll` to the host's compiler, and says so each time
 #else
 #define LSAQ_BASELINE LSAQ_BASELINE_HOST
 #endif

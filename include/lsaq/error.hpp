@@ -42,7 +42,7 @@ struct [[gnu::visibility("default")]] IoError : Error {
 };
 
 /// Result of a call on the hot path.
-enum class Status : std::uint8_t { ok, shape_mismatch, workspace_too_small, unsupported };
+enum class Status : std::uint8_t { ok, shape_mismatch, workspace_too_small, unsupported, device_error };
 
 constexpr const char* message_of(Status status) noexcept {
   switch (status) {
@@ -50,6 +50,7 @@ constexpr const char* message_of(Status status) noexcept {
   case Status::shape_mismatch: return "the shapes of weights, input and output do not match";
   case Status::workspace_too_small: return "the workspace is smaller than workspace_bytes()";
   case Status::unsupported: return "this bit width or element type has no kernel";
+  case Status::device_error: return "the device's runtime refused the call; its last error says why";
   }
   return "unknown status";
 }

@@ -47,8 +47,9 @@ TEST(Fail, CarriesTheMissingBytes) {
 
 TEST(Status, EveryValueHasItsOwnSentence) {
   std::set<std::string> sentences;
-  for (const Status status : {Status::ok, Status::shape_mismatch, Status::workspace_too_small, Status::unsupported}) sentences.insert(message_of(status));
-  EXPECT_EQ(sentences.size(), 4u);
+  for (const Status status : {Status::ok, Status::shape_mismatch, Status::workspace_too_small, Status::unsupported, Status::device_error})
+    sentences.insert(message_of(status));
+  EXPECT_EQ(sentences.size(), 5u);
   EXPECT_THAT(message_of(static_cast<Status>(200)), StrEq("unknown status"));
   static_assert(noexcept(message_of(Status::ok)));
 }

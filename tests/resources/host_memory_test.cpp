@@ -180,6 +180,48 @@ TEST_F(FakeHost, StrangeGroupFilesAreSkipped) {
   EXPECT_EQ(probe().free, 8_GiB);
 }
 
+TEST_F(FakeHost, TheHighMarkOfAGroupIsALimitToo) {
+  write("proc/meminfo", sixteen_gib);
+  write("proc/self/cgroup", "0::/app\n");
+  group_v2("/app", std::to_string(4_GiB), 1_GiB);
+  write("sys/fs/cgroup/app/memory.high", std::to_string(3_GiB) + "\n");
+  EXPECT_EQ(probe().free, 2_GiB);
+  EXPECT_THAT(probe().limited_by, testing::EndsWith("/app/memory.high"));
+  write("sys/fs/cgroup/app/memory.high", "max\n");
+  EXPECT_EQ(probe().free, 3_GiB);
+}
+
+TEST_F(FakeHost, AddressSpaceThatIsLimited) {
+  write("proc/meminfo", sixteen_gib);
+  write("proc/self/status", "Name:\tx\nVmPeak:\t  900000 kB\nVmSize:\t 1048576 kB\n");
+  write("proc/self/limits", "Limit                     Soft Limit           Hard Limit           Units\n"
+                            "Max address space         3221225472           unlimited            bytes\n");
+  EXPECT_EQ(probe().free, 2_GiB);
+  EXPECT_EQ(probe().limited_by, "address space (ulimit -v)");
+  write("proc/self/limits", "Max address space         unlimited            unlimited            bytes\n");
+  EXPECT_EQ(probe().free, 8_GiB);
+  write("proc/self/limits", "Max address space         1024                 1024                 bytes\n");
+  EXPECT_EQ(probe().free, 0u) << "it is used up";
+}
+
+TEST_F(FakeHost, MemoryNodesThatMayNotBeUsed) {
+  write("proc/meminfo", sixteen_gib);
+  write("sys/devices/system/node/online", "0-2\n");
+  for (const char* node : {"0", "1", "2"})
+    write(std::string("sys/devices/system/node/node") + node + "/meminfo", std::string("Node ") + node + " MemTotal: 5000000 kB\nNode " + node +
+                                                                               " MemFree: 1048576 kB\nNode " + node + " Inactive(file): 524288 kB\nNode " +
+                                                                               node + " SReclaimable: 0 kB\n");
+  write("proc/self/status", "Mems_allowed:\t7\nMems_allowed_list:\t0-2\n");
+  EXPECT_EQ(probe().free, 8_GiB) << "all of them: the kernel knows better";
+  write("proc/self/status", "Mems_allowed_list:\t0,2\n");
+  EXPECT_EQ(probe().free, 3_GiB);
+  EXPECT_EQ(probe().limited_by, "memory nodes 0,2");
+  write("proc/self/status", "Mems_allowed_list:\t1\n");
+  EXPECT_EQ(probe().free, 1536_MiB);
+  write("proc/self/status", "Mems_allowed_list:\t\n");
+  EXPECT_EQ(probe().free, 8_GiB);
+}
+
 TEST_F(FakeHost, IsReadAgainAtEveryCall) {
   write("proc/meminfo", sixteen_gib);
   EXPECT_EQ(probe().free, 8_GiB);

@@ -13,7 +13,7 @@ struct Float32 {
   static constexpr std::string_view name = "float32";
 };
 
-/// Makes a token integers of 8 bits with one scale, of 15 bits in the few blocks of columns that need it (kernels/cpu/token_codes.hpp); sums over a row are exact.
+/// Makes a token integers of 8 bits with one scale, of 15 bits in the few units of columns that need it (kernels/cpu/token_codes.hpp); sums over a row are exact.
 struct Int8PerToken {
   static constexpr std::string_view name = "int8 per token";
 };

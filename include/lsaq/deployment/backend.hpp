@@ -31,11 +31,19 @@ template <class Device, class Activations = Activation<Int8PerToken>> class Back
                 "CMake target lsaq::cuda");
 };
 
+/// Packed weights in the form and the memory a backend's products read, owned.
+template <class W>
+concept prepared_weights = requires(const W& weights) {
+  { weights.view() } -> std::same_as<PackedView>;
+};
+
+static_assert(prepared_weights<PackedMatrix>);
+
 /// A backend: prepares packed weights once, then multiplies without allocating or throwing.
 template <class B>
 concept backend = requires(const B& device, PackedMatrix packed, PackedView packed_view, MatrixView weights, MatrixView x, MutableMatrixView y,
                            std::span<std::byte> workspace) {
-  { device.prepare(std::move(packed)) } -> std::same_as<PackedMatrix>;
+  { device.prepare(std::move(packed)) } -> prepared_weights;
   { device.matmul(packed_view, x, y, workspace) }
   noexcept->std::same_as<Status>;
   { device.matmul(weights, x, y, workspace) }

@@ -96,6 +96,11 @@ inline void check_deployable(const std::string& tensor, unsigned bits) {
     fail<InvalidArgument>("tensor " + tensor + " can't be deployed at " + std::to_string(bits) + " bits: 16 and 2 to 8 are possible");
 }
 
+/// Rows of a matrix that deploy_matrix() holds as FP32 at once.
+constexpr std::size_t deploy_block_rows(MatrixShape shape) noexcept {
+  return std::min(shape.rows, std::max<std::size_t>(64, (std::size_t{1} << 18) / std::max<std::size_t>(1, shape.columns)));
+}
+
 /// Reads a matrix in blocks of rows and deploys it: `read(first_row, count, float* out)` gives FP32 rows of shape.columns values.
 ///
 /// Extra memory while it runs: at most some 2 MiB, or 64 rows where those are larger. Throws BadInput naming `tensor` and row where a weight is not finite or
@@ -107,7 +112,7 @@ DeployedMatrix deploy_matrix(const Device& device, const std::string& tensor, Ma
   check_deployable(tensor, options.bits);
   if (options.unquantized == ElementType::q8_0) fail<InvalidArgument>("tensor " + tensor + ": unquantized weights are F16, BF16 or F32, not Q8_0");
   const bool quantized = options.bits != 16;
-  const std::size_t block_rows = std::min(shape.rows, std::max<std::size_t>(64, (std::size_t{1} << 18) / std::max<std::size_t>(1, shape.columns)));
+  const std::size_t block_rows = deploy_block_rows(shape);
   std::vector<float> block(block_rows * shape.columns);
   std::vector<f16> halves(quantized && options.round_to_f16_first ? block.size() : 0);
   PackedMatrix packed;

@@ -54,6 +54,7 @@ inline nlohmann::json plan_to_json(const PlanFile& file) {
                         {"total", b.total},
                         {"memory", b.memory}}}};
   if (!file.model_sha256.empty()) json["model_sha256"] = file.model_sha256;
+  if (file.plan.cost != 0) json["cost"] = file.plan.cost;
   for (const auto& [key, bits] : file.plan.tensors) json["tensors"]["model.layers." + key] = bits;
   return json;
 }

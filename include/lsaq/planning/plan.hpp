@@ -21,10 +21,12 @@ struct PlanBytes {
 
 /// Bits for every layer of a model, within a byte budget.
 struct Plan {
-  std::vector<unsigned> bits = {};              ///< one a layer: 16 (not quantized), 8 or 4
+  std::vector<unsigned> bits = {};              ///< one a layer: 16 (not quantized), or 2 to 8
   std::map<std::string, unsigned> tensors = {}; ///< exceptions: "layer index.linear name" -> bits
   double average_bits = 0;                      ///< code bits averaged over the layers' weights, scales left out
   PlanBytes bytes = {};
+  double cost = 0;       ///< expected damage, in the unit of the strategy's costs; 0 for strategies without
+  std::size_t cache = 0; ///< which of the budget's caches was chosen, where it offers several
 
   /// Key of a linear in `tensors`: "3.mlp.down_proj".
   [[gnu::always_inline]] static std::string tensor_key(std::size_t layer, std::string_view linear) { return std::to_string(layer) + "." + std::string(linear); }

@@ -15,6 +15,7 @@ struct Device {
   Bytes total_bytes = 0;
   Bytes free_bytes = 0;
   std::string limited_by; ///< what the free bytes were read from
+  std::string uuid = {};  ///< of a GPU, "GPU-..." or "MIG-..."; empty: it has none
 };
 
 } // namespace lsaq::inline v0
@@ -38,14 +39,15 @@ template <lists_devices... Backends> std::vector<Device> list_devices() {
   return all;
 }
 
-/// The device among `devices` with the most free memory (ties: the first listed), restricted by `wanted`: an id ("cpu", "cuda:1") or a kind ("cuda"); empty:
-/// any. Throws InvalidArgument if nothing is left to choose from.
+/// The device among `devices` with the most free memory (ties: the first listed), restricted by `wanted`: an id ("cpu", "cuda:1"), a kind ("cuda"), or a UUID
+/// or its beginning ("GPU-8d1f"); empty: any. Throws InvalidArgument if nothing is left to choose from.
 inline Device choose_device(std::vector<Device> devices, std::string_view wanted) {
   const Device* best = nullptr;
   std::string ids;
   for (const Device& device : devices) {
     ids += (ids.empty() ? "" : ", ") + device.id;
-    const bool allowed = wanted.empty() || wanted == device.id || (device.id.starts_with(wanted) && device.id[wanted.size()] == ':');
+    const bool by_uuid = (wanted.starts_with("GPU-") || wanted.starts_with("MIG-")) && device.uuid.starts_with(wanted);
+    const bool allowed = wanted.empty() || by_uuid || wanted == device.id || (device.id.starts_with(wanted) && device.id[wanted.size()] == ':');
     if (allowed && (best == nullptr || device.free_bytes > best->free_bytes)) best = &device;
   }
   if (best == nullptr)
@@ -54,15 +56,18 @@ inline Device choose_device(std::vector<Device> devices, std::string_view wanted
   return *best;
 }
 
-/// The device of these backends to deploy to: most free memory, LSAQ_DEVICE respected, free memory capped by LSAQ_MEMORY. Throws InvalidArgument, IoError.
-template <lists_devices... Backends> Device choose_device() {
+/// The device among `devices` to deploy to: most free memory, LSAQ_DEVICE respected, free memory capped by LSAQ_MEMORY. Throws InvalidArgument.
+inline Device choose_by_environment(std::vector<Device> devices) {
   const char* wanted = std::getenv("LSAQ_DEVICE");
-  Device device = choose_device(list_devices<Backends...>(), wanted == nullptr ? "" : wanted);
+  Device device = choose_device(std::move(devices), wanted == nullptr ? "" : wanted);
   if (const std::optional<Bytes> cap = memory_from_environment(); cap && *cap < device.free_bytes) {
     device.free_bytes = *cap;
     device.limited_by = "LSAQ_MEMORY";
   }
   return device;
 }
+
+/// The same of all devices of these backends. Throws InvalidArgument, IoError.
+template <lists_devices... Backends> Device choose_device() { return choose_by_environment(list_devices<Backends...>()); }
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE

@@ -1,4 +1,4 @@
-// How much memory a process on this machine can still get: the kernel's estimate, and the limits of the control groups it runs in.
+// How much memory a process on this machine can still get: the kernel's estimate, and the limits of the control groups, memory nodes and address space it has.
 #pragma once
 
 #include <lsaq/resources/byte_size.hpp>
@@ -14,7 +14,7 @@ namespace lsaq::inline v0 {
 struct HostMemory {
   Bytes total = 0;
   Bytes free = 0;
-  std::string limited_by; ///< "MemAvailable", or the control group whose limit is tighter
+  std::string limited_by; ///< "MemAvailable", or what is tighter: a control group's limit, "memory nodes 0-1", "address space (ulimit -v)"
 };
 
 } // namespace lsaq::inline v0
@@ -81,9 +81,69 @@ inline void apply_groups(HostMemory& memory, const std::string& mount, std::stri
   }
 }
 
+/// The numbers of a list like "0-2,5"; those beyond 1023 are left out.
+inline std::vector<unsigned> numbers_of(std::string_view list) {
+  std::vector<unsigned> numbers;
+  while (!list.empty()) {
+    const std::string range(list.substr(0, list.find(',')));
+    list.remove_prefix(std::min(list.size(), range.size() + 1));
+    char* end = nullptr;
+    const unsigned long first = std::strtoul(range.c_str(), &end, 10);
+    if (end == range.c_str()) continue;
+    const unsigned long last = *end == '-' ? std::strtoul(end + 1, nullptr, 10) : first;
+    for (unsigned long n = first; n <= last && n < 1024; ++n) numbers.push_back(static_cast<unsigned>(n));
+  }
+  return numbers;
+}
+
+/// The rest of the line that begins with `key`, without blanks at its ends.
+inline std::string text_after(std::string_view text, std::string_view key) {
+  for (std::size_t line = 0; line < text.size();) {
+    const std::size_t end = std::min(text.find('\n', line), text.size());
+    std::string_view content = text.substr(line, end - line);
+    line = end + 1;
+    if (!content.starts_with(key)) continue;
+    content.remove_prefix(key.size());
+    const std::size_t first = content.find_first_not_of(" \t");
+    return first == std::string_view::npos ? "" : std::string(content.substr(first, content.find_last_not_of(" \t") + 1 - first));
+  }
+  return "";
+}
+
+/// Narrows `memory` to the nodes a process may take memory from (cpuset, numactl), where those are not all: what is free there and what can be dropped at once.
+inline void apply_nodes(HostMemory& memory, const std::string& root, std::string_view status) {
+  const std::string allowed = text_after(status, "Mems_allowed_list:");
+  const std::vector<unsigned> nodes = numbers_of(allowed), online = numbers_of(read_text(root + "/sys/devices/system/node/online").value_or(""));
+  const auto is_allowed = [&](unsigned node) { return std::find(nodes.begin(), nodes.end(), node) != nodes.end(); };
+  if (nodes.empty() || std::all_of(online.begin(), online.end(), is_allowed)) return;
+  Bytes free = 0;
+  for (const unsigned node : online) {
+    if (!is_allowed(node)) continue;
+    const std::string name = "Node " + std::to_string(node) + " ";
+    const std::string text = read_text(root + "/sys/devices/system/node/node" + std::to_string(node) + "/meminfo").value_or("");
+    for (const char* key : {"MemFree:", "Inactive(file):", "SReclaimable:"}) free += number_after(text, name + key).value_or(0) * 1024;
+  }
+  if (free < memory.free) {
+    memory.free = free;
+    memory.limited_by = "memory nodes " + allowed;
+  }
+}
+
+/// Narrows `memory` to what is left of the address space (RLIMIT_AS).
+inline void apply_address_space(HostMemory& memory, std::string_view limits, std::string_view status) {
+  const std::optional<Bytes> limit = number_after(limits, "Max address space"), size = number_after(status, "VmSize:");
+  if (!limit || !size) return; // "unlimited"
+  const Bytes left = *limit - std::min(*limit, *size * 1024);
+  if (left < memory.free) {
+    memory.free = left;
+    memory.limited_by = "address space (ulimit -v)";
+  }
+}
+
 } // namespace detail
 
-/// Reads /proc/meminfo (MemAvailable) and the memory limits of the process's control groups, version 1 and 2, nested ones included.
+/// Reads /proc/meminfo (MemAvailable), the memory limits of the process's control groups, version 1 and 2, nested ones included, the memory nodes it may use
+/// and what is left of its address space: the tightest wins.
 ///
 /// `root` is put before /proc and /sys, for tests. Throws IoError where there is no /proc/meminfo. Reads a handful of small files: well under a millisecond.
 inline HostMemory host_memory(const std::string& root = "") {
@@ -106,11 +166,15 @@ inline HostMemory host_memory(const std::string& root = "") {
     const std::string path = entry.substr(second + 1);
     if (controllers == ",,") {
       for (const char* mount : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"})
-        detail::apply_groups(memory, root + mount, path, "memory.max", "memory.current", "inactive_file");
+        for (const char* limit : {"memory.max", "memory.high"}) // beyond the second a group is throttled until it is as good as stopped
+          detail::apply_groups(memory, root + mount, path, limit, "memory.current", "inactive_file");
     } else if (controllers.find(",memory,") != std::string::npos) {
       detail::apply_groups(memory, root + "/sys/fs/cgroup/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file");
     }
   }
+  const std::string status = detail::read_text(root + "/proc/self/status").value_or("");
+  detail::apply_nodes(memory, root, status);
+  detail::apply_address_space(memory, detail::read_text(root + "/proc/self/limits").value_or(""), status);
   return memory;
 }
 
