@@ -45,7 +45,7 @@ def ours(program, isa, shape, tokens, threads):
     done = subprocess.run([program, f"--benchmark_filter={pattern}", "--benchmark_format=json", "--benchmark_min_time=0.05"], capture_output=True, text=True, check=True)
     found = {}
     for row in json.loads(done.stdout)["benchmarks"]:
-        limits = {key: row[key] for key in ("of_read", "of_fma", "of_int8") if key in row}
+        limits = {key: row[key] for key in ("of_read", "of_fma", "of_integer") if key in row}
         found[row["name"].split("/", 2)[2].split(f"/{shape}/")[0]] = (row["us"] / 1e6, limits)
     return found
 

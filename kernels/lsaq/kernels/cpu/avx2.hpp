@@ -11,40 +11,42 @@
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2 {
 
-/// S streams of `part` rows each, far apart so that memory sees as many: rows r, part + r, 2 part + r, ... The order of a row's sum is the same for every S.
-template <Load L, int S>
-LSAQ_AVX2_HELPER void dot_streams_of(const WeightRows& weights, std::size_t part, std::size_t columns, const float* x, float* y) noexcept {
+/// Streams of `part` rows each, far apart so that memory sees as many: rows r, part + r, 2 part + r, ...; those beyond `last` are that one again.
+template <Load L>
+LSAQ_AVX2 void dot_streams_of(const WeightRows& weights, std::size_t part, std::size_t last, std::size_t columns, const float* x, float* y) noexcept {
   const std::size_t whole16 = columns / 16 * 16, whole8 = columns / 8 * 8;
   for (std::size_t r = 0; r < part; ++r) {
-    const std::byte* row[S];
-    __m256 sum0[S], sum1[S];
+    std::size_t number[row_streams];
+    const std::byte* row[row_streams];
+    __m256 sum0[row_streams], sum1[row_streams];
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) {
-      row[s] = weights.row(r + static_cast<std::size_t>(s) * part);
+    for (std::size_t s = 0; s < row_streams; ++s) {
+      number[s] = row_of_stream(r, s, part, last);
+      row[s] = weights.row(number[s]);
       sum0[s] = sum1[s] = _mm256_setzero_ps();
     }
     for (std::size_t c = 0; c < whole16; c += 16) {
       const __m256 x0 = _mm256_loadu_ps(x + c), x1 = _mm256_loadu_ps(x + c + 8);
 #pragma GCC unroll 4
-      for (int s = 0; s < S; ++s) {
+      for (std::size_t s = 0; s < row_streams; ++s) {
         sum0[s] = _mm256_fmadd_ps(load8<L>(row[s], c), x0, sum0[s]);
         sum1[s] = _mm256_fmadd_ps(load8<L>(row[s], c + 8), x1, sum1[s]);
       }
     }
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) {
+    for (std::size_t s = 0; s < row_streams; ++s) {
       if (whole16 != whole8) sum0[s] = _mm256_fmadd_ps(load8<L>(row[s], whole16), _mm256_loadu_ps(x + whole16), sum0[s]);
       float sum = sum_lanes(_mm256_add_ps(sum0[s], sum1[s]));
       for (std::size_t c = whole8; c < columns; ++c) sum += scalar::weight_at(row[s], weights.format, c) * x[c];
-      y[r + static_cast<std::size_t>(s) * part] = sum;
+      y[number[s]] = sum;
     }
   }
 }
 
 template <Load L> LSAQ_AVX2 void dot_rows_of(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
-  const std::size_t part = rows / 4;
-  dot_streams_of<L, 4>(weights, part, columns, x, y);
-  dot_streams_of<L, 1>(weights.from(4 * part), rows - 4 * part, columns, x, y + 4 * part);
+  const std::size_t whole = rows / row_streams * row_streams;
+  if (whole != 0) dot_streams_of<L>(weights, whole / row_streams, whole - 1, columns, x, y);
+  if (whole != rows) dot_streams_of<L>(weights.from(whole), 1, rows - whole - 1, columns, x, y + whole);
 }
 
 /// Writes eight rows by eight columns transposed: panel[c * 16 + r].

@@ -54,6 +54,7 @@ constexpr std::size_t bytes_loaded_of_32(unsigned bits) noexcept { return bits =
 template <unsigned Bits> struct PlanesStep {
   static constexpr unsigned bits = Bits;
   static constexpr bool planes = true;
+  static constexpr std::size_t token_bytes = 1;                                           ///< of a column
   static constexpr std::size_t columns = 32, loaded = bytes_loaded_of_32(Bits), most = 8; ///< codes of a register, bytes they are read from, steps of one add()
 
   LSAQ_AVX2_HELPER static __m256i codes(const std::byte* in) noexcept { return codes32<Bits>(in); }
@@ -84,26 +85,44 @@ template <unsigned Bits> struct PlanesStep {
   LSAQ_AVX2_HELPER static void add_high(__m256i& sum, const std::byte* in, const std::int8_t* high) noexcept {
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes(in), load_bytes(high)), _mm256_set1_epi16(128)));
   }
+
+  /// The products of a block of 32 columns, summed to eight numbers.
+  LSAQ_AVX2_HELPER static __m256i block(const std::byte* in, const std::byte* q) noexcept {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(codes(in), load_bytes(q)), _mm256_set1_epi16(1));
+  }
 };
+
+/// sum[s][t] += codes of row s x q of token t, for so many steps whose products are added up one by one.
+template <class Step, int T>
+LSAQ_AVX2_HELPER void add_steps(const std::byte* const (&row)[row_streams], const std::byte* const (&q)[T], std::size_t steps,
+                                __m256i (&sum)[row_streams][T]) noexcept {
+  for (std::size_t i = 0; i < steps; ++i)
+#pragma GCC unroll 4
+    for (std::size_t s = 0; s < row_streams; ++s) {
+      const __m256i w = Step::codes(row[s] + i * Step::columns * Step::bits / 8);
+#pragma GCC unroll 2
+      for (int t = 0; t < T; ++t) Step::multiply(sum[s][t], w, load_bytes(q[t] + i * 32));
+    }
+}
 
 /// Codes of 5 to 8 bits, as 16 bits beside the tokens' q, whole.
 template <unsigned Bits> struct WholeStep {
   static constexpr unsigned bits = Bits;
   static constexpr bool planes = false;
+  static constexpr std::size_t token_bytes = 2;
   static constexpr std::size_t columns = 16, loaded = 16, most = std::size_t{1} << 32;
 
   LSAQ_AVX2_HELPER static __m256i codes(const std::byte* in) noexcept { return wide16<Bits>(in); }
+  LSAQ_AVX2_HELPER static void multiply(__m256i& sum, __m256i codes, __m256i q) noexcept { sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes, q)); }
 
   template <int T>
   LSAQ_AVX2_HELPER static void add(const std::byte* const (&row)[row_streams], const std::byte* const (&q)[T], std::size_t steps,
                                    __m256i (&sum)[row_streams][T]) noexcept {
-    for (std::size_t i = 0; i < steps; ++i)
-#pragma GCC unroll 4
-      for (std::size_t s = 0; s < row_streams; ++s) {
-        const __m256i w = codes(row[s] + i * 2 * Bits);
-#pragma GCC unroll 2
-        for (int t = 0; t < T; ++t) sum[s][t] = _mm256_add_epi32(sum[s][t], _mm256_madd_epi16(w, load_bytes(q[t] + i * 32)));
-      }
+    add_steps<WholeStep>(row, q, steps, sum);
+  }
+
+  LSAQ_AVX2_HELPER static __m256i block(const std::byte* in, const std::byte* q) noexcept {
+    return _mm256_add_epi32(_mm256_madd_epi16(codes(in), load_bytes(q)), _mm256_madd_epi16(codes(in + 2 * Bits), load_bytes(q + 32)));
   }
 };
 
@@ -111,8 +130,8 @@ template <unsigned Bits> using StepOf = std::conditional_t<in_planes(Bits), Plan
 
 /// T tokens by four streams of `part` rows each: rows r, part + r, 2 part + r, ...; those beyond `last` are that one again.
 template <class Step, int T>
-LSAQ_AVX2_KERNEL void dot_part(const WeightRows& weights, std::size_t part, std::size_t last, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
-                        std::size_t stride) noexcept {
+LSAQ_AVX2_KERNEL void dot_part(const WeightRows& weights, std::size_t part, std::size_t last, const TokenCodes& tokens, std::size_t first_token,
+                               std::int32_t* sums, std::size_t stride) noexcept {
   constexpr std::size_t step_bytes = Step::columns * Step::bits / 8;
   const std::size_t row_bytes = weights.row_bytes, steps = (tokens.columns + Step::columns - 1) / Step::columns;
   const std::size_t whole = whole_blocks(row_bytes, step_bytes, Step::loaded, steps); // the rest is copied to where registers may be read beyond it
@@ -189,6 +208,67 @@ inline void dot_rows_by(const WeightRows& weights, std::size_t rows, const Token
   static constexpr decltype(&dot_rows_of<Step<8>>) of_bits[] = {dot_rows_of<Step<2>>, dot_rows_of<Step<3>>, dot_rows_of<Step<4>>, dot_rows_of<Step<5>>,
                                                                 dot_rows_of<Step<6>>, dot_rows_of<Step<7>>, dot_rows_of<Step<8>>};
   of_bits[weights.format.bits - 2](weights, rows, tokens, sums, stride);
+}
+
+/// The sums of each half of four registers, side by side.
+LSAQ_AVX2_HELPER __m256i sum_halves(__m256i a, __m256i b, __m256i c, __m256i d) noexcept {
+  const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+  const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+  return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+}
+
+/// The sums of eight registers' lanes, in order.
+LSAQ_AVX2_HELPER __m256i sum_lanes(const __m256i (&v)[8]) noexcept {
+  const __m256i first = sum_halves(v[0], v[1], v[2], v[3]), second = sum_halves(v[4], v[5], v[6], v[7]);
+  return _mm256_add_epi32(_mm256_permute2x128_si256(first, second, 0x20), _mm256_permute2x128_si256(first, second, 0x31));
+}
+
+/// dot_blocks() of one token by at most eight rows, which are rows first_row on of the scales; a missing row is the last one again: its sums are never used.
+template <class Step>
+LSAQ_AVX2_KERNEL void block_rows_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t column, std::size_t end,
+                                    const PanelScales& scales, std::size_t first_row, float* sums) noexcept {
+  constexpr std::size_t block_bytes = 4 * Step::bits, cache_line = 64;
+  const std::size_t blocks = end / code_block, row_bytes = weights.row_bytes;
+  const std::size_t whole = whole_blocks(row_bytes, block_bytes, bytes_loaded_of_32(Step::bits), blocks);
+  const std::byte* const q = tokens.tile(0);
+  const std::byte* row[8];
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < 8; ++r) row[r] = weights.row(r < rows ? r : rows - 1);
+  PanelScales::Walk walk(scales, column);
+  __m256 sum = column == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(sums);
+  for (std::size_t b = column / code_block; b < blocks; ++b, walk.next()) {
+    const std::size_t at = b * block_bytes;
+    __m256i products[8];
+    if (b < whole) {
+      if (at % cache_line < block_bytes) // eight rows are too short for the machine to see where they go: it is told of the next ones
+#pragma GCC unroll 8
+        for (int r = 0; r < 8; ++r) _mm_prefetch(reinterpret_cast<const char*>(row[r] + at + 8 * row_bytes), _MM_HINT_T1);
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) products[r] = Step::block(row[r] + at, q + b * 32 * Step::token_bytes);
+    } else {
+      for (int r = 0; r < 8; ++r) {
+        alignas(32) std::byte rest[96] = {};
+        if (at < row_bytes) std::memcpy(rest, row[r] + at, row_bytes - at < block_bytes ? row_bytes - at : block_bytes);
+        products[r] = Step::block(rest, q + b * 32 * Step::token_bytes);
+      }
+    }
+    const __m256i dot = _mm256_sub_epi32(sum_lanes(products), _mm256_set1_epi32(tokens.sums[b] << (Step::bits - 1)));
+    const __m256 scale = _mm256_mul_ps(_mm256_loadu_ps(walk.here() + first_row), _mm256_set1_ps(tokens.scales[b]));
+    sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum);
+  }
+  _mm256_storeu_ps(sums, sum);
+}
+
+/// dot_blocks() of one token with the steps of each width.
+template <template <unsigned> class Step>
+inline void dot_block_rows_by(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t column, std::size_t end,
+                              const PanelScales& scales, float* sums) noexcept {
+  static constexpr decltype(&block_rows_of<Step<8>>) of_bits[] = {block_rows_of<Step<2>>, block_rows_of<Step<3>>, block_rows_of<Step<4>>,
+                                                                  block_rows_of<Step<5>>, block_rows_of<Step<6>>, block_rows_of<Step<7>>,
+                                                                  block_rows_of<Step<8>>};
+  for (std::size_t r = 0; r < rows; r += 8) {
+    of_bits[weights.format.bits - 2](weights.from(r), rows - r < 8 ? rows - r : 8, tokens, column, end, r < 16 ? scales : scales.upper(), r % 16, sums + r);
+  }
 }
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx2

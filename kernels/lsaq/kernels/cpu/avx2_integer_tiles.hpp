@@ -75,8 +75,15 @@ inline void fill_panels_by(const WeightRows& weights, std::size_t rows, std::siz
 
 LSAQ_AVX2_HELPER __m256i broadcast(const std::byte* four) noexcept { return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(four))); }
 
+/// A sum that is to be made now. Compilers regroup the additions of an unrolled loop: all products first, which no register is left for.
+LSAQ_AVX2_HELPER __m256i in_order(__m256i sum) noexcept {
+  asm("" : "+x"(sum));
+  return sum;
+}
+
 /// N whole tokens of a tile by two panels of `depth` columns: sums[t * 32 + r] += or, where `first`, =.
-template <int N> LSAQ_AVX2_KERNEL void multiply_whole(const std::byte* panels, std::size_t depth, const std::byte* tile, bool first, std::int32_t* sums) noexcept {
+template <int N>
+LSAQ_AVX2_KERNEL void multiply_whole(const std::byte* panels, std::size_t depth, const std::byte* tile, bool first, std::int32_t* sums) noexcept {
   __m256i a[N], b[N];
 #pragma GCC unroll 6
   for (int t = 0; t < N; ++t) {
@@ -120,8 +127,8 @@ LSAQ_AVX2_KERNEL void multiply_planes(const std::byte* panels, std::size_t depth
 #pragma GCC unroll 3
       for (int t = 0; t < N; ++t) {
         const __m256i q = broadcast(tile + i * plane_lanes + 4 * static_cast<std::size_t>(t));
-        a[t] = _mm256_add_epi16(a[t], _mm256_maddubs_epi16(w0, q));
-        b[t] = _mm256_add_epi16(b[t], _mm256_maddubs_epi16(w1, q));
+        a[t] = in_order(_mm256_add_epi16(a[t], _mm256_maddubs_epi16(w0, q)));
+        b[t] = in_order(_mm256_add_epi16(b[t], _mm256_maddubs_epi16(w1, q)));
       }
     }
     const __m256i ones = _mm256_set1_epi16(1);
@@ -209,11 +216,12 @@ LSAQ_AVX2 void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
 /// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
 template <bool Planes, int N>
 LSAQ_AVX2_KERNEL void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
-                               const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
-                               float* sums) noexcept {
+                                      const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
+                                      float* sums) noexcept {
   constexpr std::size_t step = Planes ? 4 : 2; // columns in four bytes
   const __m256i ones = _mm256_set1_epi16(1);
-  for (std::size_t first = 0; first < depth; first += code_block) {
+  PanelScales::Walk walk(scales, column);
+  for (std::size_t first = 0; first < depth; first += code_block, walk.next()) {
     const std::size_t block = (column + first) / code_block;
     __m256i a[N], b[N];
 #pragma GCC unroll 6
@@ -225,15 +233,15 @@ LSAQ_AVX2_KERNEL void multiply_blocks(const std::byte* panels, std::size_t colum
       for (int t = 0; t < N; ++t) {
         const __m256i q = broadcast(tile + (c / step * lanes + static_cast<std::size_t>(t)) * 4);
         if constexpr (Planes) {
-          a[t] = _mm256_add_epi16(a[t], _mm256_maddubs_epi16(w0, q));
-          b[t] = _mm256_add_epi16(b[t], _mm256_maddubs_epi16(w1, q));
+          a[t] = in_order(_mm256_add_epi16(a[t], _mm256_maddubs_epi16(w0, q)));
+          b[t] = in_order(_mm256_add_epi16(b[t], _mm256_maddubs_epi16(w1, q)));
         } else {
-          a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(w0, q));
-          b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(w1, q));
+          a[t] = in_order(_mm256_add_epi32(a[t], _mm256_madd_epi16(w0, q)));
+          b[t] = in_order(_mm256_add_epi32(b[t], _mm256_madd_epi16(w1, q)));
         }
       }
     }
-    const float* const row_scales = scales.at(column + first);
+    const float* const row_scales = walk.here();
     const __m256 s0 = _mm256_loadu_ps(row_scales), s1 = _mm256_loadu_ps(row_scales + 8);
 #pragma GCC unroll 6
     for (int t = 0; t < N; ++t) {
@@ -277,6 +285,7 @@ LSAQ_AVX2 void dot_half_blocks(const WeightRows& weights, std::size_t rows, cons
 
 LSAQ_AVX2 void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
                           std::size_t column, std::size_t end, const PanelScales& scales, float* sums) noexcept {
+  if (tokens.tokens == 1) return dot_block_rows_by<StepOf>(weights, rows, tokens, column, end, scales, sums);
   dot_half_blocks(weights, rows < 16 ? rows : 16, tokens, first_tile, end_tile, column, end, scales, sums);
   if (rows > 16) dot_half_blocks(weights.from(16), rows - 16, tokens, first_tile, end_tile, column, end, scales.upper(), sums + 16);
 }

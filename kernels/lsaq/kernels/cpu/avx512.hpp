@@ -36,42 +36,42 @@ LSAQ_AVX512 void widen(const void* in, ElementType type, std::size_t n, float* o
   avx2::widen(in, type, n, out);
 }
 
-/// S streams of `part` rows each, as avx2::dot_streams_of().
-template <ElementType T, int S>
-LSAQ_AVX512_HELPER void dot_streams_of(const WeightRows& weights, std::size_t part, std::size_t columns, const float* x, float* y) noexcept {
+/// As avx2::dot_streams_of().
+template <ElementType T>
+LSAQ_AVX512 void dot_streams_of(const WeightRows& weights, std::size_t part, std::size_t last, std::size_t columns, const float* x, float* y) noexcept {
   constexpr std::size_t bytes = size_of(T);
   const std::size_t whole = columns / 32 * 32;
   for (std::size_t r = 0; r < part; ++r) {
-    const std::byte* row[S];
-    __m512 sum0[S], sum1[S];
+    std::size_t number[row_streams];
+    const std::byte* row[row_streams];
+    __m512 sum0[row_streams], sum1[row_streams];
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) {
-      row[s] = weights.row(r + static_cast<std::size_t>(s) * part);
+    for (std::size_t s = 0; s < row_streams; ++s) {
+      number[s] = row_of_stream(r, s, part, last);
+      row[s] = weights.row(number[s]);
       sum0[s] = sum1[s] = _mm512_setzero_ps();
     }
     for (std::size_t c = 0; c < whole; c += 32) {
       const __m512 x0 = _mm512_loadu_ps(x + c), x1 = _mm512_loadu_ps(x + c + 16);
 #pragma GCC unroll 4
-      for (int s = 0; s < S; ++s) {
+      for (std::size_t s = 0; s < row_streams; ++s) {
         sum0[s] = _mm512_fmadd_ps(load16<T>(row[s] + bytes * c), x0, sum0[s]);
         sum1[s] = _mm512_fmadd_ps(load16<T>(row[s] + bytes * (c + 16)), x1, sum1[s]);
       }
     }
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) {
-      alignas(64) float lanes[16];
-      _mm512_store_ps(lanes, _mm512_add_ps(sum0[s], sum1[s]));
-      float sum = avx2::sum_lanes(_mm256_add_ps(_mm256_load_ps(lanes), _mm256_load_ps(lanes + 8)));
+    for (std::size_t s = 0; s < row_streams; ++s) {
+      float sum = sum_lanes(_mm512_add_ps(sum0[s], sum1[s]));
       for (std::size_t c = whole; c < columns; ++c) sum += load_element(row[s], T, c) * x[c];
-      y[r + static_cast<std::size_t>(s) * part] = sum;
+      y[number[s]] = sum;
     }
   }
 }
 
 template <ElementType T> LSAQ_AVX512 void dot_rows_of(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
-  const std::size_t part = rows / 4;
-  dot_streams_of<T, 4>(weights, part, columns, x, y);
-  dot_streams_of<T, 1>(weights.from(4 * part), rows - 4 * part, columns, x, y + 4 * part);
+  const std::size_t whole = rows / row_streams * row_streams;
+  if (whole != 0) dot_streams_of<T>(weights, whole / row_streams, whole - 1, columns, x, y);
+  if (whole != rows) dot_streams_of<T>(weights.from(whole), 1, rows - whole - 1, columns, x, y + whole);
 }
 
 LSAQ_AVX512 void dot_rows(const WeightRows& weights, std::size_t rows, std::size_t columns, const float* x, float* y) noexcept {
@@ -163,9 +163,9 @@ LSAQ_AVX512 void product(const Panels& panels, std::size_t depth, const float* x
   }
 }
 
-inline constexpr CpuKernels kernels{
-    Isa::avx512, widen, avx2::widen_codes, avx2::narrow_f16, avx2::magnitude_bits, avx2::quantize, avx2::extremes, quantize_packed, dot_rows, avx2::unpack,
-    product, avx2::above, &avx2::integer_kernels, &decoder_kernels};
+inline constexpr CpuKernels kernels{Isa::avx512,    widen,          avx2::widen_codes,      avx2::narrow_f16, avx2::magnitude_bits,
+                                    avx2::quantize, avx2::extremes, quantize_packed,        dot_rows,         avx2::unpack,
+                                    product,        avx2::above,    &avx2::integer_kernels, &decoder_kernels};
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512
 

@@ -6,7 +6,7 @@
 // [column / 4][token][column % 4]: 24 sums in registers, every token's four bytes broadcast from memory.
 #pragma once
 
-#include <lsaq/kernels/cpu/avx512.hpp>
+#include <lsaq/kernels/cpu/avx512vnni_tokens.hpp>
 
 #if LSAQ_X86
 #define LSAQ_VNNI [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]] inline
@@ -15,15 +15,7 @@
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512vnni {
 
-inline constexpr std::size_t tile_lanes = 12;
 inline constexpr std::size_t panel_depth = 1024; ///< columns of a panel: two of them fill a first-level cache of 32 KiB
-
-inline constexpr std::size_t block_lanes = 6; ///< tokens of a tile whose blocks have scales: sums of blocks and of rows are both in registers
-
-inline TokenLayout layout(unsigned, std::size_t tokens, Scaling scaling) noexcept {
-  if (scaling == Scaling::block) return {.width = 1, .lanes = std::clamp<std::size_t>(tokens, 1, block_lanes)};
-  return {.width = 1, .lanes = tokens <= dot_tokens_max ? 1 : tile_lanes};
-}
 
 /// The lowest n bits set, n <= 64.
 LSAQ_VNNI_HELPER __mmask64 first_bytes(std::size_t n) noexcept { return _cvtu64_mask64(n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1); }
@@ -50,74 +42,10 @@ template <unsigned Bits> LSAQ_VNNI_HELPER __m256i codes32(const std::byte* in, s
   return _mm512_maskz_extracti64x4_epi64(0xf, codes64<Bits>(in, readable < all ? readable : all), 0);
 }
 
-/// The sums of four registers' lanes.
-LSAQ_VNNI_HELPER __m128i sum_lanes(__m512i a, __m512i b, __m512i c, __m512i d) noexcept {
-  const __m512i ab = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(0xffff, a, b), _mm512_maskz_unpackhi_epi32(0xffff, a, b));
-  const __m512i cd = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(0xffff, c, d), _mm512_maskz_unpackhi_epi32(0xffff, c, d));
-  const __m512i all = _mm512_add_epi32(_mm512_maskz_unpacklo_epi64(0xff, ab, cd), _mm512_maskz_unpackhi_epi64(0xff, ab, cd));
-  const __m256i half = _mm256_add_epi32(_mm512_maskz_extracti64x4_epi64(0xf, all, 0), _mm512_maskz_extracti64x4_epi64(0xf, all, 1));
-  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-}
-
-/// 16 codes of a token, 0 beyond `left` columns.
-LSAQ_VNNI_HELPER __m512i round16(const float* x, std::size_t left, __m512 inverse_scale) noexcept {
-  const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1u);
-  return _mm512_maskz_cvtps_epi32(0xffff, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x), inverse_scale));
-}
-
-LSAQ_VNNI_HELPER __m256i narrow32(__m512i first, __m512i second) noexcept {
-  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm512_maskz_cvtepi32_epi8(0xffff, first)), _mm512_maskz_cvtepi32_epi8(0xffff, second), 1);
-}
-
-LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
-  const std::size_t token = codes.first_of(tile) + lane, lanes = codes.layout.lanes;
-  const std::size_t padded = padded_columns(codes.columns);
-  const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
-  const std::uint16_t* const high_end = high_block + codes.high_counts[token];
-  const std::uint8_t* high_units = codes.high_units + token * codes.high_limit;
-  std::int8_t* high = codes.high + token * codes.high_limit * code_block;
-  std::byte* out = codes.tile(tile) + 4 * lane;
-  const __m512i zero = _mm512_setzero_si512();
-  const bool by_block = codes.scales_per_token != 1;
-  std::int32_t* const sums = codes.sums + token * codes.scales_per_token;
-  __m512i sum = zero;
-  for (std::size_t first = 0; first < padded; first += code_block) {
-    const std::size_t left = codes.columns > first ? codes.columns - first : 0;
-    const __m512 inverse = _mm512_set1_ps(inverse_scales[by_block ? first / code_block : 0]);
-    __m512i q0 = round16(x + first, left, inverse), q1 = round16(x + first + 16, left > 16 ? left - 16 : 0, inverse);
-    sum = _mm512_add_epi32(by_block ? zero : sum, _mm512_add_epi32(q0, q1));
-    if (by_block) sums[first / code_block] = _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero));
-    if (high_block != high_end && *high_block == first / code_block) {
-      const __m512i half = _mm512_set1_epi32(64);
-      const unsigned units = *high_units++;
-      const auto is0 = static_cast<__mmask16>((units & 1) * 0xffu + (units >> 1 & 1) * 0xff00u);
-      const auto is1 = static_cast<__mmask16>((units >> 2 & 1) * 0xffu + (units >> 3 & 1) * 0xff00u);
-      const __m512i upper0 = _mm512_maskz_srai_epi32(is0, _mm512_add_epi32(q0, half), 7);
-      const __m512i upper1 = _mm512_maskz_srai_epi32(is1, _mm512_add_epi32(q1, half), 7);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), narrow32(upper0, upper1));
-      q0 = _mm512_sub_epi32(q0, _mm512_maskz_slli_epi32(0xffff, upper0, 7));
-      q1 = _mm512_sub_epi32(q1, _mm512_maskz_slli_epi32(0xffff, upper1, 7));
-      ++high_block;
-      high += code_block;
-    }
-    const __m256i low = narrow32(q0, q1);
-    if (lanes == 1) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + first), low);
-    } else {
-      alignas(32) std::uint32_t words[8];
-      _mm256_store_si256(reinterpret_cast<__m256i*>(words), low);
-      std::byte* to = out + first * lanes;
-#pragma GCC unroll 8
-      for (std::size_t i = 0; i < 8; ++i) std::memcpy(to + i * 4 * lanes, words + i, 4);
-    }
-  }
-  if (!by_block) *sums = _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero));
-}
-
 /// T tokens by four streams of `part` rows each: rows r, part + r, 2 part + r, ...; those beyond `last` are that one again, and so are tokens.
 template <unsigned Bits, int T>
-LSAQ_VNNI_KERNEL void dot_part(const WeightRows& weights, std::size_t part, std::size_t last, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
-                        std::size_t stride) noexcept {
+LSAQ_VNNI_KERNEL void dot_part(const WeightRows& weights, std::size_t part, std::size_t last, const TokenCodes& tokens, std::size_t first_token,
+                               std::int32_t* sums, std::size_t stride) noexcept {
   const std::size_t whole = tokens.columns / 64 * 64, row_bytes = weights.row_bytes;
   std::size_t token[T];
   const std::byte* q[T];
@@ -237,7 +165,7 @@ LSAQ_VNNI_HELPER void unpack_panel64(const std::byte* const (&row)[16], std::siz
 /// N tokens of a tile by two panels of `depth` columns: sums[t * 32 + r], from -start[t] * 2^(bits-1) where `first`, else added to.
 template <int N>
 LSAQ_VNNI_KERNEL void multiply_tile(const std::byte* panels, std::size_t depth, unsigned bits, const std::byte* tile, const std::int32_t* start, bool first,
-                             std::int32_t* sums) noexcept {
+                                    std::int32_t* sums) noexcept {
   __m512i a[N], b[N];
 #pragma GCC unroll 12
   for (int t = 0; t < N; ++t) {
@@ -322,15 +250,16 @@ LSAQ_VNNI void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
 /// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
 template <int N>
 LSAQ_VNNI_KERNEL void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
-                               const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
-                               float* sums) noexcept {
+                                      const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
+                                      float* sums) noexcept {
   __m512 a[N], b[N];
 #pragma GCC unroll 6
   for (int t = 0; t < N; ++t) {
     a[t] = column == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + t * static_cast<int>(tile_rows));
     b[t] = column == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + t * static_cast<int>(tile_rows) + 16);
   }
-  for (std::size_t first = 0; first < depth; first += code_block) {
+  PanelScales::Walk walk(scales, column);
+  for (std::size_t first = 0; first < depth; first += code_block, walk.next()) {
     const std::size_t block = (column + first) / code_block;
     __m512i p[N], q[N];
 #pragma GCC unroll 6
@@ -344,8 +273,8 @@ LSAQ_VNNI_KERNEL void multiply_blocks(const std::byte* panels, std::size_t colum
         LSAQ_MULTIPLY_BROADCAST(q[t], w1, tile + c * lanes + 4 * t);
       }
     }
-    const float* const row_scales = scales.at(column + first);
-    const __m512 s0 = _mm512_loadu_ps(row_scales), s1 = _mm512_loadu_ps(scales.upper().at(column + first));
+    const float* const row_scales = walk.here();
+    const __m512 s0 = _mm512_loadu_ps(row_scales), s1 = _mm512_loadu_ps(row_scales + scales.groups * 16);
 #pragma GCC unroll 6
     for (int t = 0; t < N; ++t) {
       const __m512 scale = _mm512_set1_ps(token_scales[static_cast<std::size_t>(t) * scales_per_token + block]);
@@ -364,6 +293,7 @@ LSAQ_VNNI void dot_blocks(const WeightRows& weights, std::size_t rows, const Tok
                           std::size_t column, std::size_t end, const PanelScales& scales, float* sums) noexcept {
   static constexpr decltype(&multiply_blocks<1>) of_count[] = {multiply_blocks<1>, multiply_blocks<2>, multiply_blocks<3>,
                                                                multiply_blocks<4>, multiply_blocks<5>, multiply_blocks<6>};
+  if (tokens.tokens == 1) return avx2::dot_block_rows_by<avxvnni::Steps<avxvnni::Encoding::evex>::Of>(weights, rows, tokens, column, end, scales, sums);
   alignas(64) std::byte panels[2 * 16 * panel_depth];
   const std::size_t chunk = even_chunk(end - column, panel_depth), first_token = tokens.first_of(first_tile);
   const std::size_t per_token = tokens.scales_per_token, lanes = tokens.layout.lanes;

@@ -40,26 +40,28 @@ template <Encoding E> LSAQ_AVX2_HELPER void dot(__m256i& sum, __m256i codes, __m
 template <Encoding E, unsigned Bits> struct DotStep {
   static constexpr unsigned bits = Bits;
   static constexpr bool planes = true;
+  static constexpr std::size_t token_bytes = 1;
   static constexpr std::size_t columns = 32, loaded = avx2::bytes_loaded_of_32(Bits), most = std::size_t{1} << 32;
 
   LSAQ_AVX2_HELPER static __m256i codes(const std::byte* in) noexcept { return avx2::codes32<Bits>(in); }
+  LSAQ_AVX2_HELPER static void multiply(__m256i& sum, __m256i codes, __m256i q) noexcept { dot<E>(sum, codes, q); }
 
   template <int T>
   LSAQ_AVX2_HELPER static void add(const std::byte* const (&row)[row_streams], const std::byte* const (&q)[T], std::size_t steps,
                                    __m256i (&sum)[row_streams][T]) noexcept {
-    for (std::size_t i = 0; i < steps; ++i)
-#pragma GCC unroll 4
-      for (std::size_t s = 0; s < row_streams; ++s) {
-        const __m256i w = codes(row[s] + i * 4 * Bits);
-#pragma GCC unroll 2
-        for (int t = 0; t < T; ++t) dot<E>(sum[s][t], w, avx2::load_bytes(q[t] + i * 32));
-      }
+    avx2::add_steps<DotStep>(row, q, steps, sum);
   }
 
   LSAQ_AVX2_HELPER static void add_high(__m256i& sum, const std::byte* in, const std::int8_t* high) noexcept {
     __m256i product = _mm256_setzero_si256();
     dot<E>(product, codes(in), avx2::load_bytes(high));
     sum = _mm256_add_epi32(sum, _mm256_slli_epi32(product, 7));
+  }
+
+  LSAQ_AVX2_HELPER static __m256i block(const std::byte* in, const std::byte* q) noexcept {
+    __m256i sum = _mm256_setzero_si256();
+    dot<E>(sum, codes(in), avx2::load_bytes(q));
+    return sum;
   }
 };
 
@@ -83,7 +85,7 @@ LSAQ_AVX2_HELPER void multiply(const std::byte* panels, std::size_t first, std::
 /// N tokens of a tile by two panels of `depth` columns: sums[t * 32 + r], from -start[t] * 2^(bits-1) where `first`, else added to.
 template <Encoding E, int N>
 LSAQ_AVX2_KERNEL void multiply_tile(const std::byte* panels, std::size_t depth, unsigned bits, const std::byte* tile, const std::int32_t* start, bool first,
-                             std::int32_t* sums) noexcept {
+                                    std::int32_t* sums) noexcept {
   __m256i a[N], b[N];
 #pragma GCC unroll 6
   for (int t = 0; t < N; ++t) {
@@ -155,15 +157,16 @@ LSAQ_AVX2 void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
 /// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
 template <Encoding E, int N>
 LSAQ_AVX2_KERNEL void multiply_blocks(const std::byte* panels, std::size_t column, std::size_t depth, unsigned bits, const std::byte* tile, std::size_t lanes,
-                               const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
-                               float* sums) noexcept {
-  for (std::size_t first = 0; first < depth; first += code_block) {
+                                      const float* token_scales, const std::int32_t* start, std::size_t scales_per_token, const PanelScales& scales,
+                                      float* sums) noexcept {
+  PanelScales::Walk walk(scales, column);
+  for (std::size_t first = 0; first < depth; first += code_block, walk.next()) {
     const std::size_t block = (column + first) / code_block;
     __m256i a[N], b[N];
 #pragma GCC unroll 6
     for (int t = 0; t < N; ++t) a[t] = b[t] = _mm256_set1_epi32(-(start[static_cast<std::size_t>(t) * scales_per_token + block] << (bits - 1)));
     multiply<E>(panels, first, first + code_block, tile, lanes, a, b);
-    const float* const row_scales = scales.at(column + first);
+    const float* const row_scales = walk.here();
     const __m256 s0 = _mm256_loadu_ps(row_scales), s1 = _mm256_loadu_ps(row_scales + 8);
     const bool begins = column + first == 0;
 #pragma GCC unroll 6
@@ -201,13 +204,14 @@ LSAQ_AVX2 void dot_half_blocks(const WeightRows& weights, std::size_t rows, cons
 template <Encoding E>
 LSAQ_AVX2 void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
                           std::size_t column, std::size_t end, const PanelScales& scales, float* sums) noexcept {
+  if (tokens.tokens == 1) return avx2::dot_block_rows_by<Steps<E>::template Of>(weights, rows, tokens, column, end, scales, sums);
   dot_half_blocks<E>(weights, rows < 16 ? rows : 16, tokens, first_tile, end_tile, column, end, scales, sums);
   if (rows > 16) dot_half_blocks<E>(weights.from(16), rows - 16, tokens, first_tile, end_tile, column, end, scales.upper(), sums + 16);
 }
 
 template <Encoding E>
 inline constexpr IntegerKernels integer_kernels{layout,       avx2::unit_maxima, avx2::place, avx2::dot_rows_by<Steps<E>::template Of>,
-                                                dot_tiles<E>, dot_blocks<E>,      avx2::finish};
+                                                dot_tiles<E>, dot_blocks<E>,     avx2::finish};
 
 inline constexpr CpuKernels kernels = with_integer_products(avx2::kernels, Isa::avxvnni, integer_kernels<Encoding::vex>);
 

@@ -12,14 +12,6 @@ inline constexpr std::size_t tile_rows = 32;               ///< weight rows that
 inline constexpr std::size_t dot_tokens_max = 15;          ///< up to so many tokens, rows of weights meet rows of tokens; more are tiles
 inline constexpr std::size_t largest_pass_of_tokens = 192; ///< tokens of one dot_tiles()
 
-/// Rows that meet few tokens are read in so many streams, far apart, so that memory sees as many: stream s of `part` rows begins at row s * part.
-inline constexpr std::size_t row_streams = 4;
-
-/// The row that is number r of stream s; where rows end with `last`, that one again: its sums are the same.
-[[gnu::always_inline]] constexpr std::size_t row_of_stream(std::size_t r, std::size_t s, std::size_t part, std::size_t last) noexcept {
-  return r + s * part < last ? r + s * part : last;
-}
-
 /// Scales of up to tile_rows rows of weights for a range of columns: that of row r in group g is data[(r / 16 * groups + g - first) * 16 + r % 16].
 struct PanelScales {
   const float* data = nullptr;
@@ -32,6 +24,24 @@ struct PanelScales {
     const std::size_t group = column / columns - first;
     return data + (group < groups ? group : groups - 1) * 16;
   }
+  /// What at() gives for block after block from a column on, without its divisions.
+  class Walk {
+  public:
+    [[gnu::always_inline]] Walk(const PanelScales& scales, std::size_t column) noexcept
+        : here_(scales.at(column)), last_(scales.data + (scales.groups - 1) * 16), columns_(scales.columns), left_(columns_ - column % columns_) {}
+    [[gnu::always_inline]] const float* here() const noexcept { return here_; }
+    [[gnu::always_inline]] void next() noexcept {
+      left_ -= code_block;
+      if (left_ != 0) return;
+      left_ = columns_;
+      if (here_ != last_) here_ += 16;
+    }
+
+  private:
+    const float *here_, *last_;
+    std::size_t columns_, left_; ///< of the group that are still to come
+  };
+
   /// Those of the other 16.
   [[gnu::always_inline]] PanelScales upper() const noexcept { return {data + groups * 16, first, groups, columns}; }
 };
@@ -44,8 +54,8 @@ struct IntegerKernels {
   /// maxima[u] = the largest |x[c]| of unit u of 8 columns as the bits of a float; 0x7f800000 or more if one is not finite.
   void (*unit_maxima)(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept;
 
-  /// Writes q = round_half_even(x * inverse scale) of a token into its lane, both planes, padding, and the sums of q; high_blocks and high_units are there already.
-  /// inverse_scales are one, or as many as scales_per_token.
+  /// Writes q = round_half_even(x * inverse scale) of a token into its lane, both planes, padding, and the sums of q; high_blocks and high_units are there
+  /// already. inverse_scales are one, or as many as scales_per_token.
   void (*place)(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept;
 
   /// sums[t * stride + r] for `rows` rows and all tokens, in rows (layout with one lane).

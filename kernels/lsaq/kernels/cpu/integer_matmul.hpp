@@ -135,10 +135,21 @@ inline void multiply_codes(const CpuKernels& kernels, const IntegerKernels& inte
   }
 }
 
-/// The same with scales of groups, and of tokens' blocks. `scales` are of rows where the weights have no groups. Uses 70 KiB of stack.
+/// Fetches part of the scales of the rows after a panel's, [row, end_row): their share of columns [column, end). Each row has too few for the machine to
+/// foresee.
+inline void prefetch_scales(const WeightRows& weights, std::size_t row, std::size_t end_row, std::size_t column, std::size_t end) noexcept {
+  constexpr std::size_t cache_line = 64;
+  const GroupScales& groups = weights.groups;
+  if (groups.data == nullptr || row >= end_row) return;
+  const std::size_t row_bytes = groups.per_row * size_of(groups.type), bytes = std::min(tile_rows, end_row - row) * row_bytes;
+  const std::size_t columns = groups.per_row * groups.columns, last = end < columns ? bytes * end / columns : bytes;
+  for (std::size_t at = bytes * column / columns; at < last; at += cache_line) __builtin_prefetch(groups.data + row * row_bytes + at, 0, 2);
+}
+
+/// The same with scales of groups, and of tokens' blocks. `scales` are of rows where the weights have no groups. Uses 80 KiB of stack.
 inline void multiply_blocks(const CpuKernels& kernels, const IntegerKernels& integer, const WeightRows& weights, std::size_t first_row, std::size_t rows,
                             const TokenCodes& tokens, const RowScales& scales, float* y, std::size_t y_stride) noexcept {
-  constexpr std::size_t range = 2048; // columns whose scales are widened at once
+  constexpr std::size_t range = 4096; // columns whose scales are widened at once
   alignas(64) float sums[largest_pass_of_tokens * tile_rows];
   alignas(64) float panels[range / code_block * tile_rows];
   const GroupScales& groups = weights.groups;
@@ -161,6 +172,7 @@ inline void multiply_blocks(const CpuKernels& kernels, const IntegerKernels& int
           for (std::size_t half = 0; half < count; half += 16)
             kernels.unpack(stored.from(half), std::min<std::size_t>(16, count - half), scale.first, scale.groups, panels + half * scale.groups);
         }
+        if (tokens.tokens == 1) prefetch_scales(weights, first_row + row + tile_rows, first_row + rows, column, end);
         integer.dot_blocks(part, count, tokens, tile, end_tile, column, end, scale, sums);
       }
       for (std::size_t t = first; t < tokens.first_of(end_tile); ++t) std::copy_n(sums + (t - first) * tile_rows, count, y + t * y_stride + row);

@@ -76,6 +76,14 @@ struct WeightRows {
   }
 };
 
+/// Rows that meet few tokens are read in so many streams, far apart, so that memory sees as many: stream s of `part` rows begins at row s * part.
+inline constexpr std::size_t row_streams = 4;
+
+/// The row that is number r of stream s; where rows end with `last`, that one again: its sums are the same.
+[[gnu::always_inline]] constexpr std::size_t row_of_stream(std::size_t r, std::size_t s, std::size_t part, std::size_t last) noexcept {
+  return r + s * part < last ? r + s * part : last;
+}
+
 inline constexpr std::size_t panel_rows = 16;     ///< rows transposed into a panel: the lanes of a product
 inline constexpr std::size_t panels_at_once = 4;  ///< panels a product takes side by side
 inline constexpr std::size_t panel_columns = 256; ///< 16 KiB of FP32: half of a 32 KiB first-level cache

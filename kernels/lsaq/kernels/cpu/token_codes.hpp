@@ -1,7 +1,8 @@
 // Activations as integers, a token at a time: x ~ scale * q, so that products with codes are exact sums of integers.
 //
-// A few columns of a token are far larger than the rest. One scale for 8-bit numbers would leave those nothing; a scale for every 32 columns would interrupt the
-// sum as often. So one scale serves the token, q has 8 bits almost everywhere, and up to one in 16 of the units of 8 columns has up to 15 bits in two planes:
+// A few columns of a token are far larger than the rest. One scale for 8-bit numbers would leave those nothing; a scale for every 32 columns would interrupt
+// the sum as often. So one scale serves the token, q has 8 bits almost everywhere, and up to one in 16 of the units of 8 columns has up to 15 bits in two
+// planes:
 //
 //   scale = max(w / 127, m[0] / 16319)       m: largest magnitudes of the units in descending order, k: columns / 128, at least 1
 //                                            w: the largest of the m up to 1.25 m[k]: units hardly larger than others are not worth a second plane
