@@ -2,6 +2,7 @@
 #pragma once
 
 #include <lsaq/error.hpp>
+#include <lsaq/formats/compressed_tensors.hpp>
 #include <lsaq/formats/gguf.hpp>
 #include <lsaq/formats/mapped_file.hpp>
 #include <lsaq/formats/safetensors.hpp>
@@ -25,7 +26,8 @@ namespace lsaq::inline v0::inline LSAQ_BASELINE {
 /// An opened model: metadata in memory, tensors mapped and read on demand. Movable; const calls may run in several threads at once.
 class ModelSource {
 public:
-  /// Opens a GGUF file, or a folder with config.json and safetensors (one file, or shards with their index). Reads all metadata, touches no tensor.
+  /// Opens a GGUF file, or a folder with config.json and safetensors (one file, or shards with their index), quantized by compressed-tensors or not. Reads all
+  /// metadata, touches no weights.
   ///
   /// Throws BadInput, naming the file and the key or tensor, for whatever is not a well-formed model; pickle files (.bin, .pt) are never read. IoError if the
   /// system fails.
@@ -75,7 +77,7 @@ public:
     return sum;
   }
 
-  /// The stored bytes of a tensor of this model, of any type, valid as long as this object.
+  /// The stored bytes of a tensor of this model, of any type, valid as long as this object; of packed codes those of the codes.
   std::span<const std::byte> bytes(const TensorInfo& tensor) const noexcept {
     LSAQ_ASSERT(tensor.file < files_.size() && tensor.offset <= files_[tensor.file].size() && tensor.bytes <= files_[tensor.file].size() - tensor.offset);
     return files_[tensor.file].bytes().subspan(tensor.offset, tensor.bytes);
@@ -85,15 +87,17 @@ public:
   ///
   /// Throws InvalidArgument for rows the tensor does not have, BadInput for a type that can't be widened (integers and others).
   void read_rows(const TensorInfo& tensor, std::size_t first, std::size_t count, float* out) const {
-    if (!is_readable(tensor.type)) {
+    const bool packed = is_packed(tensor.type);
+    if (!packed && !is_readable(tensor.type)) {
       fail<BadInput>(printable_path(paths_[tensor.file]) + ": tensor '" + printable(tensor.name) + "' is of type " + std::string(name_of(tensor.type)) +
-                     "; F32, F16, BF16, Q8_0, Q4_1 and Q4_0 can be read as numbers");
+                     "; F32, F16, BF16, Q8_0, Q4_1, Q4_0 and packed codes can be read as numbers");
     }
     if (first > tensor.rows || count > tensor.rows - first) {
       fail<InvalidArgument>("tensor '" + printable(tensor.name) + "': rows " + std::to_string(first) + " to " + std::to_string(first) + " + " +
                             std::to_string(count) + " of " + std::to_string(tensor.rows));
     }
     if (tensor.columns == 0) return;
+    if (packed) return read_packed_rows(tensor, first, count, out);
     const std::size_t stride = row_bytes(tensor.type, tensor.columns);
     const std::byte* const rows = bytes(tensor).data() + first * stride;
     for (std::size_t i = 0; i < count; ++i) dequantize_row(rows + i * stride, tensor.type, tensor.columns, out + i * tensor.columns);
@@ -148,8 +152,14 @@ private:
     model.path_ = folder;
     model.config_ = read_json(folder / "config.json");
     SafetensorsFolder weights = SafetensorsFolder::open(folder);
+    if (const auto quantization = model.config_.find("quantization_config"); quantization != model.config_.end() && !quantization->is_null()) {
+      PackedFolder packed = read_packed_folder(*quantization, printable_path(folder / "config.json"), weights);
+      model.tensors_ = std::move(packed.tensors);
+      model.packed_ = std::move(packed.packed);
+    } else {
+      model.tensors_ = std::move(weights.tensors);
+    }
     model.files_ = std::move(weights.files);
-    model.tensors_ = std::move(weights.tensors);
     for (const MappedFile& file : model.files_) model.paths_.push_back(file.path());
     return model;
   }
@@ -173,12 +183,20 @@ private:
     fail<BadInput>(found);
   }
 
+  void read_packed_rows(const TensorInfo& tensor, std::size_t first, std::size_t count, float* out) const noexcept {
+    const PackedTensorInfo& info = *packed_.find(tensor.name);
+    const std::size_t codes = packed_row_bytes(tensor.columns, info.bits), scales = row_bytes(info.scales.type, info.scales.columns);
+    for (std::size_t row = first; row < first + count; ++row, out += tensor.columns)
+      dequantize_packed_row(bytes(tensor).data() + row * codes, bytes(info.scales).data() + row * scales, info, tensor.columns, out);
+  }
+
   std::filesystem::path path_;
   std::vector<MappedFile> files_;
   std::vector<std::filesystem::path> paths_;
   std::optional<GgufFile> gguf_;
   nlohmann::json config_;
-  NamedList<TensorInfo> tensors_; // of a folder
+  NamedList<TensorInfo> tensors_;      // of a folder
+  NamedList<PackedTensorInfo> packed_; // of a folder quantized by compressed-tensors
 };
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE

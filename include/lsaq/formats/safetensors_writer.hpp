@@ -8,23 +8,6 @@
 #include <map>
 #include <span>
 
-namespace lsaq::inline v0 {
-
-/// A tensor to be written.
-struct TensorEntry {
-  std::string name;
-  StoredType type = StoredType::f32;
-  std::vector<std::uint64_t> shape; ///< outermost first
-
-  std::uint64_t bytes() const noexcept {
-    std::uint64_t elements = 1;
-    for (const std::uint64_t dimension : shape) elements *= dimension;
-    return elements / traits_of(type).block * traits_of(type).block_bytes;
-  }
-};
-
-} // namespace lsaq::inline v0
-
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
 /// What precedes the tensors' bytes, which follow in the order given without gaps: length, JSON, and spaces to a multiple of 8 bytes.

@@ -1,4 +1,4 @@
-// Tensors as model files store them: element types, where a tensor lies, and widening its rows to FP32.
+// Tensors as model files store them: element types, where a tensor lies or what is to be written, and widening its rows to FP32.
 #pragma once
 
 #include <lsaq/half.hpp>
@@ -15,8 +15,32 @@
 
 namespace lsaq::inline v0 {
 
-/// How a tensor's elements are stored. Those up to q4_1 can be read as FP32; the others are listed with their bytes only.
-enum class StoredType : std::uint8_t { f32, f16, bf16, q8_0, q4_0, q4_1, f64, i64, u64, i32, u32, i16, u16, i8, u8, boolean, f8_e4m3, f8_e5m2, f8_e8m0, c64 };
+/// How a tensor's elements are stored. Those up to q4_1 can be read as FP32; the others are listed with their bytes only. int8 and int4 are codes packed into
+/// 32-bit words whose scales are another tensor: their model reads them (compressed_tensors.hpp).
+enum class StoredType : std::uint8_t {
+  f32,
+  f16,
+  bf16,
+  q8_0,
+  q4_0,
+  q4_1,
+  f64,
+  i64,
+  u64,
+  i32,
+  u32,
+  i16,
+  u16,
+  i8,
+  u8,
+  boolean,
+  f8_e4m3,
+  f8_e5m2,
+  f8_e8m0,
+  c64,
+  int8,
+  int4
+};
 
 /// Name and size of a stored type: `block` elements of a row take `block_bytes` bytes.
 struct StoredTypeTraits {
@@ -25,19 +49,22 @@ struct StoredTypeTraits {
   std::size_t block_bytes;
 };
 
-inline constexpr std::array<StoredTypeTraits, 20> stored_types = {{
-    {"F32", 1, 4}, {"F16", 1, 2},  {"BF16", 1, 2},    {"Q8_0", 32, 34},  {"Q4_0", 32, 18},  {"Q4_1", 32, 20}, {"F64", 1, 8},
-    {"I64", 1, 8}, {"U64", 1, 8},  {"I32", 1, 4},     {"U32", 1, 4},     {"I16", 1, 2},     {"U16", 1, 2},    {"I8", 1, 1},
-    {"U8", 1, 1},  {"BOOL", 1, 1}, {"F8_E4M3", 1, 1}, {"F8_E5M2", 1, 1}, {"F8_E8M0", 1, 1}, {"C64", 1, 8},
+inline constexpr std::array<StoredTypeTraits, 22> stored_types = {{
+    {"F32", 1, 4},     {"F16", 1, 2},     {"BF16", 1, 2},    {"Q8_0", 32, 34}, {"Q4_0", 32, 18}, {"Q4_1", 32, 20}, {"F64", 1, 8}, {"I64", 1, 8},
+    {"U64", 1, 8},     {"I32", 1, 4},     {"U32", 1, 4},     {"I16", 1, 2},    {"U16", 1, 2},    {"I8", 1, 1},     {"U8", 1, 1},  {"BOOL", 1, 1},
+    {"F8_E4M3", 1, 1}, {"F8_E5M2", 1, 1}, {"F8_E8M0", 1, 1}, {"C64", 1, 8},    {"INT8", 4, 4},   {"INT4", 8, 4},
 }};
 
 constexpr const StoredTypeTraits& traits_of(StoredType type) noexcept { return stored_types[static_cast<std::size_t>(type)]; }
 constexpr std::string_view name_of(StoredType type) noexcept { return traits_of(type).name; }
 
-static_assert(name_of(StoredType::q4_1) == "Q4_1" && name_of(StoredType::u8) == "U8" && name_of(StoredType::c64) == "C64");
+static_assert(name_of(StoredType::q4_1) == "Q4_1" && name_of(StoredType::u8) == "U8" && name_of(StoredType::int4) == "INT4");
 
 /// Whether dequantize_row can widen this type.
 constexpr bool is_readable(StoredType type) noexcept { return type <= StoredType::q4_1; }
+
+/// Whether it is packed codes.
+constexpr bool is_packed(StoredType type) noexcept { return type == StoredType::int8 || type == StoredType::int4; }
 
 /// Bytes of one row; `columns` is a multiple of the type's block.
 constexpr std::size_t row_bytes(StoredType type, std::size_t columns) noexcept { return columns / traits_of(type).block * traits_of(type).block_bytes; }
@@ -50,6 +77,11 @@ constexpr std::optional<ElementType> element_type_of(StoredType type) noexcept {
   return std::nullopt;
 }
 
+/// How files store a matrix of F32, F16 or BF16.
+constexpr StoredType stored_type_of(ElementType type) noexcept {
+  return type == ElementType::f32 ? StoredType::f32 : type == ElementType::bf16 ? StoredType::bf16 : StoredType::f16;
+}
+
 /// Where a tensor lies. Everything was checked when the file was opened: the range is inside the file, the sizes do not overflow.
 struct TensorInfo {
   std::string name;
@@ -60,6 +92,19 @@ struct TensorInfo {
   std::uint64_t offset = 0; ///< from the start of its file
   std::uint64_t bytes = 0;
   std::uint32_t file = 0; ///< which file of the model
+};
+
+/// A tensor to be written.
+struct TensorEntry {
+  std::string name;
+  StoredType type = StoredType::f32;
+  std::vector<std::uint64_t> shape; ///< outermost first
+
+  std::uint64_t bytes() const noexcept {
+    std::uint64_t elements = 1;
+    for (const std::uint64_t dimension : shape) elements *= dimension;
+    return elements / traits_of(type).block * traits_of(type).block_bytes;
+  }
 };
 
 /// 32 elements, value d * q.

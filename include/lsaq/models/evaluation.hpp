@@ -178,9 +178,9 @@ struct ReferencePrediction {
 };
 
 /// Scores the tokens of a window from `first_scored` on; the window starts with an empty context. `scratch` holds logits_block x vocabulary floats.
-template <backend Device>
-Likelihood window_likelihood(Decoder<Device>& decoder, const Config& config, const Device& device, std::span<const TokenId> window, std::span<float> scratch,
-                             std::size_t first_scored = 1) {
+template <backend Device, class Weights>
+Likelihood window_likelihood(Decoder<Device, Weights>& decoder, const Config& config, const Device& device, std::span<const TokenId> window,
+                             std::span<float> scratch, std::size_t first_scored = 1) {
   Likelihood result;
   decoder.reset();
   std::size_t first = 0; // position of the block's first state, which predicts the token after it

@@ -16,10 +16,12 @@ inline Bytes workspace_bytes(const Config& config, std::size_t context) noexcept
 }
 
 /// Runs deployed weights. Refers to configuration and weights, which the caller owns and keeps; owns KV cache and working memory, allocated once.
-template <backend Device> class Decoder {
+///
+/// Weights: ModelWeights, or LiveWeights whose layers may be exchanged meanwhile; each block of tokens is read with one state of the layers.
+template <backend Device, class Weights = ModelWeights> class Decoder {
 public:
   /// Room for `context` positions, keys and values kept as `kv_type`. Throws InvalidArgument as KvCache does, std::bad_alloc.
-  Decoder(const Config& config, const ModelWeights& weights, const Device& device, std::size_t context, ElementType kv_type = ElementType::f16)
+  Decoder(const Config& config, const Weights& weights, const Device& device, std::size_t context, ElementType kv_type = ElementType::f16)
       : config_(&config), weights_(&weights), device_(device), cache_(config, config.layers, context, kv_type),
         memory_(static_cast<std::size_t>(workspace_bytes(config, context))) {
     const std::span<float> floats(reinterpret_cast<float*>(memory_.data()), memory_.size() / sizeof(float));
@@ -49,7 +51,8 @@ public:
       const std::size_t count = std::min(prefill_block, tokens.size());
       embed(*config_, device_.kernels(), weights_->outer, tokens.first(count), workspace_.x);
       fill_rotation(*config_, workspace_.frequencies, position_, count, workspace_.rotation);
-      for (std::size_t l = 0; l < config_->layers; ++l) run_layer(*config_, weights_->layers[l], device_, cache_, l, position_, count, workspace_);
+      const auto& layers = weights_->read();
+      for (std::size_t l = 0; l < config_->layers; ++l) run_layer(*config_, layers[l], device_, cache_, l, position_, count, workspace_);
       position_ += count;
       tokens = tokens.subspan(count);
       on_block(MatrixView(workspace_.x.data(), count, config_->hidden));
@@ -72,7 +75,7 @@ public:
 
 private:
   const Config* config_;
-  const ModelWeights* weights_;
+  const Weights* weights_;
   Device device_;
   KvCache cache_;
   AlignedBytes memory_;

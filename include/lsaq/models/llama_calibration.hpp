@@ -10,16 +10,18 @@ namespace lsaq::inline v0::llama::inline LSAQ_BASELINE {
 /// stream before the norm's gain: gains as small as 1e-5 occur, and can be multiplied by later but not divided by.
 using LayerStatistics = std::array<InputStatistics, inputs_per_layer>;
 
+/// Inputs of a linear that statistics hold back, at most.
+inline constexpr std::size_t most_held_back = 512;
+
 /// Collects statistics while layers run; used by calibrate_layer() and by engines that run layers themselves.
 template <backend Device> class LayerStatisticsCollector {
 public:
-  /// `windows` that take part; the last one in sixteen (at least one, if there are two) is held back, 512 of its inputs at most.
+  /// `windows` that take part; the last one in sixteen (at least one, if there are two) is held back, most_held_back of its inputs at most.
   LayerStatisticsCollector(const Config& config, const Device& device, const Windows& windows) : config_(config), device_(device) {
     first_held_back_ = windows.size() < 2 ? windows.size() : windows.size() - (windows.size() + 15) / 16;
     std::size_t held_back = 0;
     for (std::size_t w = first_held_back_; w < windows.size(); ++w) held_back += windows[w].size();
-    constexpr std::size_t most = 512;
-    step_ = std::max<std::size_t>(1, (held_back + most - 1) / most);
+    step_ = std::max<std::size_t>(1, (held_back + most_held_back - 1) / most_held_back);
     start_layer();
   }
 

@@ -56,19 +56,24 @@ constexpr std::string_view name_of(Linear linear) noexcept {
   return names[static_cast<std::size_t>(linear)];
 }
 
-/// The planner's view of the model: linears by layer, norms and embedding as 16-bit.
-inline ModelShape model_shape(const Config& config) {
+/// The planner's view of the model: linears by layer, norms and embedding as 16-bit; in GGUF norms are F32, and linears whose rows are no whole blocks are
+/// pinned to 16 bits.
+inline ModelShape model_shape(const Config& config, Destination destination = Destination::packed) {
+  const bool gguf = destination == Destination::gguf;
+  const Bytes norm = gguf ? gguf_padded(Bytes{4} * config.hidden) : Bytes{2} * config.hidden;
+  const Bytes embedding = Bytes{2} * config.vocabulary * config.hidden;
   LayerShape layer;
   for (std::size_t i = 0; i < linears_per_layer; ++i) {
     const auto linear = static_cast<Linear>(i);
     const MatrixShape shape = shape_of(config, linear);
     const char* group = linear <= Linear::v ? "qkv" : linear == Linear::gate || linear == Linear::up ? "gate_up" : "";
     layer.linears.push_back({.name = std::string(name_of(linear)), .rows = shape.rows, .columns = shape.columns, .group = group});
+    if (gguf && shape.columns % gguf_columns != 0) layer.linears.back().pinned = 16;
   }
-  layer.fixed_bytes = Bytes{2} * 2 * config.hidden; // two norms
+  layer.fixed_bytes = 2 * norm;
   ModelShape model{.name = config.name, .layers = std::vector<LayerShape>(config.layers, layer)};
-  model.embedding_bytes = Bytes{2} * config.vocabulary * config.hidden * (config.tied ? 1 : 2);
-  model.fixed_bytes = Bytes{2} * config.hidden; // final norm
+  model.embedding_bytes = (gguf ? gguf_padded(embedding) : embedding) * (config.tied ? 1 : 2);
+  model.fixed_bytes = norm; // the final one
   return model;
 }
 
@@ -116,23 +121,31 @@ inline std::vector<float> llama3_rope_divisors(const Config& config, double fact
   return divisors;
 }
 
+/// What a linear is called in GGUF files.
+constexpr std::string_view gguf_name_of(Linear linear) noexcept {
+  constexpr std::string_view names[] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+  return names[static_cast<std::size_t>(linear)];
+}
+
+/// Name of a tensor of a layer in GGUF files.
+inline std::string gguf_layer_name(std::size_t layer, std::string_view rest) { return "blk." + std::to_string(layer) + "." + std::string(rest) + ".weight"; }
+
 } // namespace lsaq::inline v0::llama
 
 namespace lsaq::inline v0::llama::inline LSAQ_BASELINE {
 
 /// Name of a linear's tensor in the checkpoint.
 inline std::string tensor_name(const ModelSource& model, std::size_t layer, Linear linear) {
-  constexpr std::string_view gguf[] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
-  if (model.is_gguf()) return "blk." + std::to_string(layer) + "." + std::string(gguf[static_cast<std::size_t>(linear)]) + ".weight";
+  if (model.is_gguf()) return gguf_layer_name(layer, gguf_name_of(linear));
   return "model.layers." + std::to_string(layer) + "." + std::string(name_of(linear)) + ".weight";
 }
 
 inline std::string attention_norm_name(const ModelSource& model, std::size_t layer) {
-  return model.is_gguf() ? "blk." + std::to_string(layer) + ".attn_norm.weight" : "model.layers." + std::to_string(layer) + ".input_layernorm.weight";
+  return model.is_gguf() ? gguf_layer_name(layer, "attn_norm") : "model.layers." + std::to_string(layer) + ".input_layernorm.weight";
 }
 
 inline std::string mlp_norm_name(const ModelSource& model, std::size_t layer) {
-  return model.is_gguf() ? "blk." + std::to_string(layer) + ".ffn_norm.weight" : "model.layers." + std::to_string(layer) + ".post_attention_layernorm.weight";
+  return model.is_gguf() ? gguf_layer_name(layer, "ffn_norm") : "model.layers." + std::to_string(layer) + ".post_attention_layernorm.weight";
 }
 
 inline std::string final_norm_name(const ModelSource& model) { return model.is_gguf() ? "output_norm.weight" : "model.norm.weight"; }

@@ -64,12 +64,30 @@ public:
   /// As WeightLoader::layer(). Memory: a linear's weights as FP32 three times, one input's statistics transformed, and its factor for GPTQ. Throws what the
   /// loader and the policies throw.
   template <backend Device, class BitsOf> LayerWeights layer(const Device& device, std::size_t layer, BitsOf&& bits_of) const {
+    LayerWeights found = with_rounding(device, layer, [&](auto&& round) { return loader_.layer(device, layer, bits_of, rounding_.format(0), round); });
+    for (std::size_t i = 0; i < linears_per_layer; ++i) report_nearest(layer, static_cast<Linear>(i), found.linears[i], device.executor());
+    return found;
+  }
+
+  /// As WeightLoader::each_linear(), in the same memory, with one linear at a time beside it.
+  template <backend Device, class BitsOf, class Take> void each_linear(const Device& device, std::size_t layer, BitsOf&& bits_of, Take&& take) const {
+    with_rounding(device, layer, [&](auto&& round) {
+      loader_.each_linear(device, layer, bits_of, rounding_.format(0), round, [&](Linear linear, DeployedMatrix matrix) {
+        report_nearest(layer, linear, matrix, device.executor());
+        take(linear, std::move(matrix));
+      });
+    });
+  }
+
+private:
+  /// Calls act(round) with what rounds the linears of a layer in their order; statistics and factors are kept from one to the next that has the same input.
+  template <backend Device, class Act> auto with_rounding(const Device& device, std::size_t layer, Act&& act) const {
     LayerStatistics stored;
     std::optional<InputStatistics> inputs;
     std::optional<GptqFactor> factor;
     LinearInput current = LinearInput::attention;
     bool any = false;
-    LayerWeights found = loader_.layer(device, layer, bits_of, rounding_.format(0), [&](Linear linear, unsigned bits) -> std::optional<PackedMatrix> {
+    return act([&](Linear linear, unsigned bits) -> std::optional<PackedMatrix> {
       if (rounding_.rounding == Rounding::nearest) return std::nullopt;
       if (!any) stored = statistics_(layer);
       const LinearInput input = input_of(linear);
@@ -96,25 +114,20 @@ public:
       }
       return std::move(rounded.packed);
     });
-    if (rounding_.rounding == Rounding::nearest && report_) report_nearest(layer, found, device.executor());
-    return found;
   }
 
-private:
-  void report_nearest(std::size_t layer, const LayerWeights& found, ExecutorRef executor) const {
-    for (std::size_t i = 0; i < linears_per_layer; ++i) {
-      const PackedMatrix* packed = found.linears[i].packed();
-      if (packed == nullptr) continue;
-      RoundingReport report{.layer = layer, .linear = static_cast<Linear>(i), .bits = packed->bits()};
-      const std::vector<float> weights = loader_.weights_of(layer, report.linear);
-      const MatrixView view(weights.data(), packed->rows(), packed->columns());
-      std::vector<float> difference(weights.size());
-      const MutableMatrixView left(difference.data(), packed->rows(), packed->columns());
-      rounding_difference(packed->view(), view, left, executor);
-      report.weights = sum_of_squares(view);
-      report.weight_error = sum_of_squares(left);
-      report_(report);
-    }
+  void report_nearest(std::size_t layer, Linear linear, const DeployedMatrix& matrix, ExecutorRef executor) const {
+    const PackedMatrix* packed = matrix.packed();
+    if (!report_ || rounding_.rounding != Rounding::nearest || packed == nullptr) return;
+    RoundingReport report{.layer = layer, .linear = linear, .bits = packed->bits()};
+    const std::vector<float> weights = loader_.weights_of(layer, linear);
+    const MatrixView view(weights.data(), packed->rows(), packed->columns());
+    std::vector<float> difference(weights.size());
+    const MutableMatrixView left(difference.data(), packed->rows(), packed->columns());
+    rounding_difference(packed->view(), view, left, executor);
+    report.weights = sum_of_squares(view);
+    report.weight_error = sum_of_squares(left);
+    report_(report);
   }
 
   WeightLoader loader_;

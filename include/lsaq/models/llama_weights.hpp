@@ -41,7 +41,9 @@ class WeightLoader {
 public:
   /// For deployment: whatever is not quantized becomes F16, or stays BF16 where the checkpoint's linears are BF16.
   WeightLoader(const ModelSource& model, const Config& config, ExecutorRef executor = {}) : model_(&model), config_(&config), executor_(executor) {
-    unquantized_ = model.at(tensor_name(model, 0, Linear::q)).type == StoredType::bf16 ? ElementType::bf16 : ElementType::f16;
+    StoredType stored = model.at(tensor_name(model, 0, Linear::q)).type;
+    if (is_packed(stored)) stored = model.at(embedding_name(model)).type;
+    unquantized_ = stored == StoredType::bf16 ? ElementType::bf16 : ElementType::f16;
   }
 
   /// For measuring: F32 and BF16 tensors that are not quantized keep their type, so that the model measured is the one in the file.
@@ -78,6 +80,14 @@ public:
   template <backend Device, class BitsOf, class Round>
   LayerWeights layer(const Device& device, std::size_t layer, BitsOf&& bits_of, const PackedFormat& format, Round&& round) const {
     LayerWeights weights{gain(device, layer, LinearInput::attention), gain(device, layer, LinearInput::mlp), {}, transform_};
+    each_linear(device, layer, bits_of, format, round,
+                [&](Linear linear, DeployedMatrix matrix) { weights.linears[static_cast<std::size_t>(linear)] = std::move(matrix); });
+    return weights;
+  }
+
+  /// The layer's linears one after another, in their order: take(linear, matrix). Nothing is kept of those that were taken.
+  template <backend Device, class BitsOf, class Round, class Take>
+  void each_linear(const Device& device, std::size_t layer, BitsOf&& bits_of, const PackedFormat& format, Round&& round, Take&& take) const {
     for (std::size_t i = 0; i < linears_per_layer; ++i) {
       const auto linear = static_cast<Linear>(i);
       const std::string name = tensor_name(*model_, layer, linear);
@@ -85,14 +95,13 @@ public:
       options.scale = format.scale;
       options.grouping = format.grouping;
       options.range = format.range;
-      if (options.bits != 16)
-        if (std::optional<PackedMatrix> rounded = round(linear, options.bits)) {
-          weights.linears[i] = DeployedMatrix(device.prepare(std::move(*rounded)));
-          continue;
-        }
-      weights.linears[i] = transform_ ? deploy(device, name, options, weights_of(layer, linear)) : matrix(device, name, options);
+      std::optional<PackedMatrix> rounded;
+      if (options.bits != 16) rounded = round(linear, options.bits);
+      if (rounded)
+        take(linear, DeployedMatrix(device.prepare(std::move(*rounded))));
+      else
+        take(linear, transform_ ? deploy(device, name, options, weights_of(layer, linear)) : matrix(device, name, options));
     }
-    return weights;
   }
 
   /// Deploys embedding, final norm and head.
@@ -192,6 +201,9 @@ private:
 struct ModelWeights {
   OuterWeights outer;
   std::vector<LayerWeights> layers;
+
+  /// The layers as a decoder reads them during one pass.
+  const std::vector<LayerWeights>& read() const noexcept { return layers; }
 
   /// Bytes of layers and final norm: the plan's `bytes.weights`.
   Bytes weight_bytes() const noexcept {

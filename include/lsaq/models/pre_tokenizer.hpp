@@ -50,6 +50,24 @@ inline std::optional<std::vector<SplitRule>> split_rules_named(std::string_view 
   return std::nullopt;
 }
 
+/// The name by which GGUF files know these rules, if they have one.
+inline std::optional<std::string_view> name_of_split_rules(std::span<const SplitRule> rules) {
+  for (const std::string_view name : {"smollm", "gpt-2", "llama-bpe", "qwen2"})
+    if (const auto known = split_rules_named(name); std::equal(rules.begin(), rules.end(), known->begin(), known->end())) return name;
+  return std::nullopt;
+}
+
+/// The regular expression that stands for a rule; Digits has none.
+constexpr std::string_view pattern_of(SplitRule rule) noexcept {
+  switch (rule) {
+  case SplitRule::gpt2: return gpt2_pattern;
+  case SplitRule::llama3: return llama3_pattern;
+  case SplitRule::qwen2: return qwen2_pattern;
+  case SplitRule::digits: break;
+  }
+  return {};
+}
+
 /// The names split_rules_named knows, for messages.
 inline constexpr std::string_view known_pre_tokenizers = "smollm, gpt-2, default, llama-bpe, llama3, llama-v3, qwen2";
 

@@ -13,13 +13,10 @@ namespace lsaq::inline v0::llama::inline LSAQ_BASELINE {
 
 namespace detail {
 
-inline StoredType stored_type_of(ElementType type) noexcept {
-  return type == ElementType::f32 ? StoredType::f32 : type == ElementType::bf16 ? StoredType::bf16 : StoredType::f16;
-}
-
 /// Calls act(entry) for the tensors of a layer in the order of their bytes: both norms, then the linears.
 template <class Act>
-void for_each_layer_tensor(const Config& config, std::size_t layer, const Plan& plan, Grouping grouping, ElementType unquantized, Act&& act) {
+void for_each_layer_tensor(const Config& config, std::size_t layer, const Plan& plan, Grouping grouping, ElementType unquantized, Act&& act,
+                           StoredType scale = StoredType::f16) {
   const std::string prefix = "model.layers." + std::to_string(layer) + ".";
   const StoredType floats = stored_type_of(unquantized);
   act(TensorEntry{prefix + "input_layernorm.weight", floats, {config.hidden}});
@@ -35,9 +32,9 @@ void for_each_layer_tensor(const Config& config, std::size_t layer, const Plan& 
     }
     act(TensorEntry{name + "_packed", StoredType::i32, {shape.rows, packed_row_bytes(shape.columns, bits) / 4}});
     if (grouping.whole_matrix)
-      act(TensorEntry{name + "_scale", StoredType::f16, {1}});
+      act(TensorEntry{name + "_scale", scale, {1}});
     else
-      act(TensorEntry{name + "_scale", StoredType::f16, {shape.rows, grouping.scales_per_row(shape.columns)}});
+      act(TensorEntry{name + "_scale", scale, {shape.rows, grouping.scales_per_row(shape.columns)}});
     act(TensorEntry{name + "_shape", StoredType::i64, {2}});
   }
 }

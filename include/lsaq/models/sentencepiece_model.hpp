@@ -112,6 +112,8 @@ public:
 
   std::size_t size() const { return static_cast<std::size_t>(processor_->GetPieceSize()); }
   const std::string& piece(TokenId id) const { return processor_->IdToPiece(static_cast<int>(id)); }
+  /// Of several merges the one that makes the piece with the highest score comes first.
+  float score(TokenId id) const { return processor_->GetScore(static_cast<int>(id)); }
 
   /// The token of this piece.
   std::optional<TokenId> find(std::string_view piece) const {
