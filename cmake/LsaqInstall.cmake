@@ -30,6 +30,8 @@ foreach(component formats llama)
 endforeach()
 
 # CUDA headers are compiled by nvcc alone: installed, but not part of what a C++ compiler verifies.
+lsaq_install_headers(lsaq_cuda)
+list(APPEND lsaq_components cuda)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/ ${PROJECT_SOURCE_DIR}/kernels/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT lsaq
   FILES_MATCHING PATTERN "*.cuh")
 

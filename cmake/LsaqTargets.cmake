@@ -10,6 +10,15 @@ target_include_directories(lsaq INTERFACE
   $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/kernels>
   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 
+# <lsaq/cuda.cuh>: for targets compiled by nvcc, which finds its runtime and Thrust itself. Architectures and the runtime's kind (static or shared) are the
+# target's own properties. Eigen is used on the host only. An option for C++20, because CMake 3.25 has no feature for nvcc's.
+add_library(lsaq_cuda INTERFACE)
+add_library(lsaq::cuda ALIAS lsaq_cuda)
+set_target_properties(lsaq_cuda PROPERTIES EXPORT_NAME cuda)
+target_compile_options(lsaq_cuda INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
+target_compile_definitions(lsaq_cuda INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:EIGEN_NO_CUDA>)
+target_link_libraries(lsaq_cuda INTERFACE lsaq)
+
 # For programs of many files that are built with the library's sources: the CPU kernels, compiled once. They are compiled for the baseline of this project's flags.
 file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/compiled_kernels.cpp CONTENT "#include <lsaq/kernels/cpu/all_kernels.hpp>\n")
 add_library(lsaq_compiled_kernels STATIC EXCLUDE_FROM_ALL ${CMAKE_CURRENT_BINARY_DIR}/compiled_kernels.cpp)

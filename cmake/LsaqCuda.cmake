@@ -1,0 +1,15 @@
+# Enables CUDA for the examples and tests of this project: nvcc 13.0 or newer. Unless CMAKE_CUDA_ARCHITECTURES names others it compiles to PTX alone, which the
+# driver of any device from sm_75 on takes, and which saves ptxas' time for Thrust's sort.
+if(NOT LSAQ_NVCC)
+  message(FATAL_ERROR "LSAQ_CUDA needs nvcc, which was not found: run conanless-install/setup --cuda, or set LSAQ_CUDA_ROOT to a toolkit")
+endif()
+if(NOT DEFINED CMAKE_CUDA_COMPILER)
+  set(CMAKE_CUDA_COMPILER ${LSAQ_NVCC})
+endif()
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 75-virtual)
+endif()
+enable_language(CUDA)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13.0)
+  message(FATAL_ERROR "LSAQ_CUDA needs nvcc 13.0 or newer; ${CMAKE_CUDA_COMPILER} is ${CMAKE_CUDA_COMPILER_VERSION}")
+endif()
