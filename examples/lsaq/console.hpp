@@ -70,6 +70,7 @@ private:
 void add_inspect(CLI::App& app, Global& global);
 void add_devices(CLI::App& app, Global& global);
 void add_importance(CLI::App& app, Global& global);
+void add_costs(CLI::App& app, Global& global);
 void add_plan(CLI::App& app, Global& global);
 void add_quantize(CLI::App& app, Global& global);
 void add_run(CLI::App& app, Global& global);

@@ -1,5 +1,7 @@
 #include "deployed_model.hpp"
 
+#include <malloc.h>
+
 namespace command {
 
 namespace llama = lsaq::llama;
@@ -14,25 +16,32 @@ llama::ModelWeights load(const Model& model, const lsaq::Plan& plan, const Layer
   });
 }
 
-using Decoder = std::variant<llama::Decoder<Device>, llama::Decoder<FastDevice>>;
+using Exact = llama::Decoder<Device, llama::LiveWeights>;
+using Fast = llama::Decoder<FastDevice, llama::LiveWeights>;
+using Decoder = std::variant<Exact, Fast>;
 
-Decoder decoder_on(const llama::ModelWeights& weights, const Model& model, const Device& device, std::size_t context, Activations activations,
+Decoder decoder_on(const llama::LiveWeights& weights, const Model& model, const Device& device, std::size_t context, Activations activations,
                    lsaq::ElementType kv_cache) {
-  if (activations == Activations::float32) return Decoder(std::in_place_type<llama::Decoder<Device>>, model.config, weights, device, context, kv_cache);
-  return Decoder(std::in_place_type<llama::Decoder<FastDevice>>, model.config, weights, FastDevice(device.executor(), device.isa()), context, kv_cache);
+  if (activations == Activations::float32) return Decoder(std::in_place_type<Exact>, model.config, weights, device, context, kv_cache);
+  return Decoder(std::in_place_type<Fast>, model.config, weights, FastDevice(device.executor(), device.isa()), context, kv_cache);
 }
 
 } // namespace
 
-std::optional<Activations> activations_named(const std::string& name) {
-  if (name == "float32") return Activations::float32;
-  if (name == "int8") return Activations::int8;
-  return std::nullopt;
-}
+Activations activations_named(const std::string& name) { return name == "int8" ? Activations::int8 : Activations::float32; }
 
 DeployedModel::DeployedModel(const Model& model, const lsaq::Plan& plan, const LayerSource& source, const Device& device, std::size_t context,
-                             Activations activations, lsaq::ElementType kv_cache)
-    : model_(&model), weights_(load(model, plan, source, device)), decoder_(decoder_on(weights_, model, device, context, activations, kv_cache)) {}
+                             Activations activations, lsaq::ElementType kv_cache, lsaq::Grouping grouping)
+    : model_(&model), weights_(model.config, plan, load(model, plan, source, device), grouping),
+      decoder_(decoder_on(weights_, model, device, context, activations, kv_cache)) {
+  if (plan.bytes.memory != 0) weights_.layers.allow(left_for_layers(plan.bytes.memory));
+}
+
+void release_freed_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
 
 lsaq::PlanBytes DeployedModel::allocated() const {
   lsaq::PlanBytes bytes{.weights = weights_.weight_bytes(), .embedding = weights_.outer.embedding_bytes()};
@@ -44,6 +53,17 @@ lsaq::PlanBytes DeployedModel::allocated() const {
       decoder_);
   bytes.total = bytes.weights + bytes.embedding + bytes.kv_cache + bytes.activations;
   return bytes;
+}
+
+lsaq::Bytes DeployedModel::left_for_layers(lsaq::Bytes memory) const {
+  const lsaq::PlanBytes now = allocated();
+  const lsaq::Bytes beside = now.total - weights_.layers.held();
+  return memory - std::min(memory, beside);
+}
+
+lsaq::ReplanReport DeployedModel::replan(const LayerSource& source, const Device& device, const lsaq::Plan& plan, lsaq::Bytes memory,
+                                         const std::stop_token& stop) {
+  return weights_.replan(source, device, plan, left_for_layers(memory), stop, [](const lsaq::ReplanReport&) { release_freed_memory(); });
 }
 
 std::span<const float> DeployedModel::forward(std::span<const lsaq::TokenId> tokens) {

@@ -90,7 +90,7 @@ void evaluate(EvalOptions options, const Global& global) {
   const lsaq::Plan& plan = file.plan;
   const Stopwatch watch;
   llama::PlanScores beside;
-  const Activations activations = *activations_named(options.activations);
+  const Activations activations = activations_named(options.activations);
   if (options.divergence && activations == Activations::float32) beside = score_beside_reference(model, plan, source, device, text);
   if (options.divergence && activations == Activations::int8) beside = score_beside_reference(model, plan, source, FastDevice(pool), text);
   const std::vector<llama::WindowScore> scores = options.divergence ? beside.plans[0] : score_deployed(model, plan, source, device, text, activations);
@@ -122,6 +122,9 @@ void evaluate(EvalOptions options, const Global& global) {
       put("top1", llama::agreement_of(scores));
       put("delta_nll", llama::nll_difference(scores, beside.reference));
       json["perplexity_fp16"] = std::exp(llama::nll_of(beside.reference).mean);
+      nlohmann::json& sums = json["window_sums"] = nlohmann::json::array(); // what runs over the same windows are compared by
+      for (const llama::WindowScore& score : scores)
+        sums.push_back({{"tokens", score.tokens}, {"nll", score.nll}, {"kl", score.kl}, {"agreements", score.agreements}});
     }
     return print_json(json);
   }
@@ -134,9 +137,9 @@ void evaluate(EvalOptions options, const Global& global) {
     report += fmt::format("KL divergence from FP16 {} nats a token\n", with_error(llama::kl_of(scores), 6));
     report += fmt::format("same likeliest token as FP16 {}%\n", with_error({100 * agreement.mean, 100 * agreement.error}, 2));
   }
-  report +=
-      fmt::format("{} windows of at most {} tokens, {}\naverage {:.4g} bits a weight, {}, {} activations\nmodel {} ({} bytes), {:.1f} s\n", text.windows.size(), text.longest,
-                  describe(options.text.protocol, text.stride), plan.average_bits, quantization.describe(), options.activations, lsaq::format_bytes(bytes), bytes, seconds);
+  report += fmt::format("{} windows of at most {} tokens, {}\naverage {:.4g} bits a weight, {}, {} activations\nmodel {} ({} bytes), {:.1f} s\n",
+                        text.windows.size(), text.longest, describe(options.text.protocol, text.stride), plan.average_bits, quantization.describe(),
+                        options.activations, lsaq::format_bytes(bytes), bytes, seconds);
   print_text(report);
 }
 

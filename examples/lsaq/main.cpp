@@ -49,6 +49,7 @@ int main(int argc, char** argv) {
   command::add_inspect(app, global);
   command::add_devices(app, global);
   command::add_importance(app, global);
+  command::add_costs(app, global);
   command::add_plan(app, global);
   command::add_quantize(app, global);
   command::add_run(app, global);

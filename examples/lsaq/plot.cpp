@@ -291,6 +291,37 @@ void draw_accuracy(const std::filesystem::path& path, const std::string& title, 
   draw_chart(path, title, chart);
 }
 
+void draw_frontier(const std::filesystem::path& path, const std::string& title, const std::vector<FrontierSeries>& series) {
+  if (series.empty()) refuse("there are no plans");
+  Range bytes, costs;
+  for (const FrontierSeries& one : series)
+    for (const FrontierDot& dot : one.dots) {
+      bytes.add(static_cast<double>(dot.bytes));
+      if (can_plot(dot.cost) && dot.cost >= 1e-100) costs.add(dot.cost);
+    }
+  const bool large = bytes.high >= 4.0 * 0x1p30;
+  const double unit = large ? 0x1p30 : 0x1p20;
+  bytes = widened({bytes.low / unit, bytes.high / unit}, 0.04);
+  if (costs.empty()) costs = {1, 10};
+  costs.low = std::max(costs.low, costs.high * 1e-9); // what is left of rounding is nothing
+  costs = {costs.low / 1.3, costs.high * 1.3};
+  Chart chart;
+  for (const FrontierSeries& one : series) {
+    Line line{one.name, {}};
+    for (const FrontierDot& dot : one.dots) {
+      const bool drawable = can_plot(dot.cost) && dot.cost >= costs.low;
+      line.points.push_back(drawable ? Point{static_cast<double>(dot.bytes) / unit, dot.cost} : Point{});
+      if (!one.joined) line.points.push_back(Point{});
+    }
+    chart.lines.push_back(std::move(line));
+  }
+  chart.x = {large ? "memory in GiB" : "memory in MiB", bytes, plot_number(round_step((bytes.high - bytes.low) / 10))};
+  chart.y = {"expected damage", costs, logarithmic_tics(costs)};
+  chart.logarithmic = true;
+  chart.mark_size = 0.4;
+  draw_chart(path, title, chart);
+}
+
 // --- Cells.
 
 namespace {

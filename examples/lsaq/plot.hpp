@@ -65,4 +65,21 @@ enum class ValueAxis { linear, logarithmic };
 void draw_accuracy(const std::filesystem::path& path, const std::string& title, const std::string& value_label, const std::vector<AccuracySeries>& series,
                    const std::vector<Reference>& references = {}, ValueAxis axis = ValueAxis::linear);
 
+/// What a plan takes and what it is expected to cost.
+struct FrontierDot {
+  lsaq::Bytes bytes = 0;
+  double cost = 0;
+};
+
+/// Plans of one kind, from few to many bytes.
+struct FrontierSeries {
+  std::string name;
+  std::vector<FrontierDot> dots;
+  bool joined = true; ///< by a line; false: there is nothing between them
+};
+
+/// Expected damage against bytes, on a logarithmic axis, which leaves out what costs nothing. Throws InvalidArgument if there is no series; otherwise as
+/// check_picture.
+void draw_frontier(const std::filesystem::path& path, const std::string& title, const std::vector<FrontierSeries>& series);
+
 } // namespace command

@@ -145,6 +145,7 @@ llama::RoundingLoader rounding_loader(const Model& model, const Quantization& qu
                                       const Device& device) {
   llama::WeightLoader loader(model.source, model.config, device.executor());
   loader.transform(quantization.model_transform(model.config));
+  if (quantization.rounding.scale == lsaq::ScaleType::f32) loader.keep_as(lsaq::ElementType::f32); // an F32 checkpoint that stays one
   std::function<llama::LayerStatistics(std::size_t)> statistics;
   if (quantization.needs_calibration()) {
     auto cache = std::make_shared<InputStatisticsCache>(model, std::move(windows), device, keep);

@@ -1,7 +1,6 @@
 // lsaq run: the main job in one go. Importance, device, plan, quantize, deploy, generate, and a report of what it cost and saved.
-#include "deployed_model.hpp"
+#include "memory.hpp"
 #include "number_option.hpp"
-#include "planning.hpp"
 #include "sampler.hpp"
 #include "tokens.hpp"
 
@@ -12,7 +11,6 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <malloc.h>
 #include <memory>
 
 namespace command {
@@ -28,6 +26,9 @@ struct RunOptions {
   std::optional<std::size_t> wanted_context;
   std::size_t context = 0; ///< the one wanted, or 256, or the model's
   std::size_t tokens = 0;
+  std::string wait; ///< --wait
+  bool watch = false;
+  bool ignore_end = false; ///< --ignore-eos
   std::string activations = "int8";
   double temperature = 0;
   std::uint64_t seed = 0;
@@ -42,6 +43,7 @@ struct Generation {
   std::size_t tokens = 0;
   double prefill_seconds = 0;
   double decode_seconds = 0;
+  double longest_token_seconds = 0; ///< of the answer
 };
 
 /// Tokens of the prompt. Throws InvalidArgument if it leaves no room for an answer.
@@ -70,10 +72,12 @@ Generation generate(const RunOptions& options, const Global& global, const Token
   while (true) {
     check_interrupt();
     const lsaq::TokenId token = sample(logits);
-    if (tokens.ends_generation(token)) break;
+    if (!options.ignore_end && tokens.ends_generation(token)) break;
     emit(stream.push(tokens.text(token)));
     if (++result.tokens == wanted) break;
+    const Stopwatch one;
     logits = model.forward(std::span(&token, 1));
+    result.longest_token_seconds = std::max(result.longest_token_seconds, one.seconds());
   }
   emit(stream.finish());
   result.decode_seconds = decode.seconds();
@@ -87,27 +91,71 @@ lsaq::Bytes peak_resident() {
   return status ? lsaq::detail::number_after(*status, "VmHWM:").value_or(0) * 1024 : 0;
 }
 
-/// Gives memory that measuring has used and freed back to the system, where the allocator would keep it.
-void release_freed_memory() {
-#ifdef __GLIBC__
-  malloc_trim(0);
-#endif
-}
-
-/// Free memory of the device, capped by --memory and LSAQ_MEMORY.
-lsaq::Device choose(const BudgetOptions& options) {
-  lsaq::Device device = lsaq::choose_device<Device>();
-  if (options.memory.empty()) return device;
-  if (const lsaq::Bytes cap = bytes_option("--memory", options.memory); cap < device.free_bytes) {
-    device.free_bytes = cap;
-    device.limited_by = "--memory";
-  }
-  return device;
-}
-
 double rate(std::size_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 
+/// What a file has decided: its plan, rounding, and perhaps the layers themselves.
+struct Given {
+  lsaq::PlanFile plan = {};
+  Quantization quantization = {};
+  std::optional<LayerSource> source = std::nullopt;
+  std::string name = {}; ///< of the file
+};
+
+/// The plan of --plan or --quantized; nothing where neither is given.
+std::optional<Given> given_plan(RunOptions& options, const Model& model, const Device& device) {
+  std::optional<Given> given;
+  if (!options.quantized_file.empty()) {
+    QuantizedFile file = open_quantized(options.quantized_file, model, device);
+    given = Given{std::move(file.plan), file.quantization, std::move(file.source), options.quantized_file};
+  } else if (!options.plan_file.empty()) {
+    ReadPlan read = read_plan(options.plan_file, model);
+    given = Given{std::move(read.file), quantization_of(options.rounding, read.quantization), std::nullopt, options.plan_file};
+  } else {
+    return given;
+  }
+  if (options.budget.kv_cache == "auto") options.budget.kv_cache = given->plan.kv_bits == 8 ? "q8_0" : "f16";
+  given->plan.kv_bits = kv_cache_bits(options.budget);
+  return given;
+}
+
+/// A given plan's bytes here and now. Throws Infeasible where they are more than `memory`.
+lsaq::PlanFile counted(const Given& given, const RunOptions& options, const Model& model, lsaq::Bytes memory) {
+  lsaq::PlanFile plan = given.plan;
+  const lsaq::MemoryBudget budget = make_budget(options.budget, model.config, memory, options.context);
+  lsaq::PlanBytes& bytes = plan.plan.bytes;
+  bytes = model_bytes_of(model.config, plan.plan, given.quantization.rounding.grouping);
+  bytes.kv_cache = budget.kv_cache;
+  bytes.activations = budget.activations;
+  bytes.reserve = budget.reserve.value_or(0);
+  bytes.total += bytes.kv_cache + bytes.activations + bytes.reserve;
+  bytes.memory = memory;
+  if (bytes.total > bytes.memory) fail_infeasible("the plan of " + lsaq::printable(given.name), bytes.total, bytes.memory);
+  return plan;
+}
+
+nlohmann::json events_json(const std::vector<MemoryWatch::Event>& events) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const MemoryWatch::Event& event : events) {
+    list.push_back({{"seconds", event.seconds},
+                    {"memory", event.memory},
+                    {"layers", event.exchanged},
+                    {"exchange_seconds", event.exchange_seconds},
+                    {"average_bits", event.average_bits}});
+    if (!event.problem.empty()) list.back()["problem"] = event.problem;
+  }
+  return list;
+}
+
+void tell(const MemoryWatch::Event& event) {
+  const std::string memory = lsaq::format_bytes(event.memory);
+  note(event.problem.empty() ? fmt::format("\n[{} now: {} layers exchanged in {:.2f} s, {:.4g} bits a weight]\n", memory, event.exchanged,
+                                           event.exchange_seconds, event.average_bits)
+                             : fmt::format("\n[{} now: the layers stay as they are: {}]\n", memory, event.problem));
+}
+
 void run(RunOptions options, const Global& global) {
+  check(options.budget);
+  const std::chrono::nanoseconds patience = options.wait.empty() ? std::chrono::nanoseconds(0) : wait_option(options.wait);
   const Model model(options.model);
   options.context = context_of(model.config, options.wanted_context, 256);
   const Tokens tokens(model.source);
@@ -117,53 +165,39 @@ void run(RunOptions options, const Global& global) {
   const lsaq::ModelShape shape = lsaq::llama::model_shape(model.config);
 
   // Importance and plan, or a plan made before.
-  lsaq::PlanFile plan;
   Quantization quantization = quantization_of(options.rounding);
   std::optional<Detected> found;
-  lsaq::Device chosen = choose(options.budget);
-  std::optional<LayerSource> source;
-  if (!options.plan_file.empty() || !options.quantized_file.empty()) {
-    if (!options.quantized_file.empty()) {
-      QuantizedFile file = open_quantized(options.quantized_file, model, device);
-      plan = std::move(file.plan);
-      quantization = file.quantization;
-      source = std::move(file.source);
-    } else {
-      ReadPlan read = read_plan(options.plan_file, model);
-      plan = std::move(read.file);
-      quantization = quantization_of(options.rounding, read.quantization);
-    }
-    const lsaq::MemoryBudget budget = make_budget(options.budget, model.config, chosen.free_bytes, options.context);
-    lsaq::PlanBytes& bytes = plan.plan.bytes;
-    bytes = model_bytes_of(model.config, plan.plan, quantization.rounding.grouping);
-    bytes.kv_cache = budget.kv_cache;
-    bytes.activations = budget.activations;
-    bytes.reserve = budget.reserve.value_or(0);
-    bytes.total += bytes.kv_cache + bytes.activations + bytes.reserve;
-    bytes.memory = chosen.free_bytes;
-    if (bytes.total > bytes.memory)
-      fail_infeasible("the plan of " + lsaq::printable(source ? options.quantized_file : options.plan_file), bytes.total, bytes.memory);
+  std::optional<Given> given = given_plan(options, model, device);
+  std::function<lsaq::PlanFile(lsaq::Bytes)> plan_for;
+  if (given) {
+    quantization = given->quantization;
+    plan_for = [&](lsaq::Bytes memory) { return counted(*given, options, model, memory); };
   } else {
     const lsaq::Grouping grouping = quantization.rounding.grouping;
-    const lsaq::MemoryBudget now = make_budget(options.budget, model.config, chosen.free_bytes, options.context, grouping);
     lsaq::Importance any;
     any.scores.assign(model.config.layers, 0.0);
-    (void)make_plan(any, model.config, now, options.context); // too little memory is known before anything is measured
-    if (options.budget.importance_file.empty())
+    const auto with = [&, grouping](const lsaq::Importance& importance, lsaq::Bytes memory) {
+      return make_plan(options.budget, importance, model.config, make_budget(options.budget, model.config, memory, options.context, grouping), options.context);
+    };
+    if (patience == patience.zero()) (void)with(any, free_memory(options.budget).free_bytes); // too little memory is known before anything is measured
+    if (!options.budget.needs_importance() && options.budget.importance_file.empty())
+      found = Detected{any, true, 0};
+    else if (options.budget.importance_file.empty())
       found = detect_importance(model, {}, device);
     else
       found = Detected{read_importance(options.budget.importance_file, model.config.layers), true, 0};
-    if (!global.json)
+    if (!global.json && !found->importance.metric.empty())
       note(lsaq::importance_chart(found->importance) +
            (options.budget.importance_file.empty()
                 ? found->cached ? "importance: from the cache\n" : fmt::format("importance: measured in {:.1f} s\n", found->seconds)
                 : "importance: from " + lsaq::printable(options.budget.importance_file) + "\n"));
     release_freed_memory();
-    chosen = choose(options.budget); // measuring took a while: look again
-    plan = make_plan(found->importance, model.config, make_budget(options.budget, model.config, chosen.free_bytes, options.context, grouping), options.context);
+    plan_for = [&, with](lsaq::Bytes memory) { return with(found->importance, memory); };
   }
+  Allotted allotted = allot(options.budget, patience, plan_for); // measuring took a while: it looks again
+  const lsaq::Device& chosen = allotted.device;
+  lsaq::PlanFile& plan = allotted.plan;
   quantization.write_to(plan);
-  plan.kv_bits = kv_cache_bits(options.budget);
   if (!global.json) {
     note(fmt::format("device: {} with {} free ({})\n", chosen.id, lsaq::format_bytes(chosen.free_bytes), chosen.limited_by));
     note(lsaq::plan_table(plan.plan));
@@ -172,9 +206,10 @@ void run(RunOptions options, const Global& global) {
 
   // Quantize and deploy.
   const Stopwatch load;
-  if (!source) source.emplace(rounding_loader(model, quantization, options.rounding, device));
-  DeployedModel deployed(model, plan.plan, *source, device, options.context, *activations_named(options.activations),
-                         kv_cache_type(options.budget, model.config));
+  const LayerSource source = given && given->source ? std::move(*given->source) : LayerSource(rounding_loader(model, quantization, options.rounding, device));
+  DeployedModel deployed(model, plan.plan, source, device, options.context, activations_named(options.activations),
+                         plan.kv_bits == 8 ? lsaq::ElementType::q8_0 : lsaq::ElementType::f16, quantization.rounding.grouping);
+  allotted.reserved = {}; // it is allocated now
   const double load_seconds = load.seconds();
   const lsaq::PlanBytes& planned = plan.plan.bytes;
   const lsaq::PlanBytes allocated = deployed.allocated();
@@ -182,7 +217,18 @@ void run(RunOptions options, const Global& global) {
       allocated.activations != planned.activations)
     lsaq::fail<lsaq::Error>("internal error: the deployment's bytes are not the plan's; please report this with the model's `lsaq inspect`");
 
+  std::optional<MemoryWatch> watch;
+  if (options.watch) {
+    options.budget.kv_cache = plan.kv_bits == 8 ? "q8_0" : "f16"; // is allocated, and stays
+    const Device beside;                                          // one thread: the others make tokens
+    watch.emplace(options.budget, plan.plan, deployed, LayerSource(rounding_loader(model, quantization, options.rounding, beside)), beside, plan_for,
+                  [&](const MemoryWatch::Event& event) {
+                    if (!global.json) tell(event);
+                  });
+  }
   const Generation text = generate(options, global, tokens, prompt, deployed);
+  const std::vector<MemoryWatch::Event> events = watch ? watch->events() : std::vector<MemoryWatch::Event>();
+  watch.reset();
   const lsaq::Bytes fp16 = model_bytes(shape, 16);
   const lsaq::Bytes model_now = allocated.weights + allocated.embedding;
   if (global.json) {
@@ -205,6 +251,12 @@ void run(RunOptions options, const Global& global) {
           {"fp16", fp16},
           {"peak_resident", peak_resident()}}}};
     if (found) json["importance_cached"] = found->cached;
+    if (options.watch) {
+      json["replans"] = events_json(events);
+      json["seconds"]["longest_token"] = text.longest_token_seconds;
+      json["bits_at_end"] = deployed.plan().bits;
+      json["bytes"]["allocated_at_end"] = deployed.allocated().total;
+    }
     return print_json(json);
   }
   std::string report = "\n";
@@ -217,6 +269,9 @@ void run(RunOptions options, const Global& global) {
   row("prompt",
       fmt::format("{} tokens in {:.2f} s ({:.1f} tokens/s)", text.prompt_tokens, text.prefill_seconds, rate(text.prompt_tokens, text.prefill_seconds)));
   row("answer", fmt::format("{} tokens in {:.2f} s ({:.1f} tokens/s)", text.tokens, text.decode_seconds, rate(text.tokens, text.decode_seconds)));
+  if (options.watch)
+    row("memory", fmt::format("watched: {} plans, {:.4g} bits a weight at the end; longest token {:.3f} s", events.size(), deployed.plan().average_bits,
+                              text.longest_token_seconds));
   row("kernels", fmt::format("{}, {} threads, {} activations", name_of(device.isa()), pool.concurrency(), options.activations));
   note(report);
 }
@@ -230,12 +285,15 @@ void add_run(CLI::App& app, Global& global) {
   verb->add_option("--prompt", options->prompt, "What to say to the model")->capture_default_str();
   verb->add_flag("--raw", options->raw, "Continue the prompt as it is, without the model's chat template");
   verb->add_option("--tokens", options->tokens, "Most tokens to generate (default: to the end of the context)")->check(CLI::Range(1, 1 << 30));
+  verb->add_flag("--ignore-eos", options->ignore_end, "Go on where the model ends its answer, until --tokens or the context is full");
   verb->add_option("--context", options->wanted_context, "Positions for prompt and answer (default: 256)")->check(CLI::Range(2, 1 << 30));
   verb->add_option("--temperature", options->temperature, "0 takes the likeliest token")->capture_default_str()->check(number_between(0, 100));
   verb->add_option("--seed", options->seed, "Seed of the drawing at a temperature")->capture_default_str()->check(CLI::NonNegativeNumber);
   add_budget_options(*verb, options->budget);
   verb->add_option("--plan", options->plan_file, "Deploy this plan instead of making one");
   verb->add_option("--quantized", options->quantized_file, "Deploy the layers of this file of lsaq quantize")->excludes("--plan");
+  verb->add_option("--wait", options->wait, "Wait so long for enough memory: 60s, 500ms, 2m");
+  verb->add_flag("--watch", options->watch, "Plan again while text is made, as memory comes and goes")->excludes("--plan")->excludes("--quantized");
   add_rounding_options(*verb, options->rounding);
   add_rounding_calibration_options(*verb, options->rounding);
   verb->add_option("--activations", options->activations, "Activations beside packed weights: int8 is faster, float32 the reference")

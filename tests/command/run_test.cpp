@@ -99,6 +99,73 @@ TEST_F(Runs, DrawByTemperatureAndSeed) {
   EXPECT_EQ(text("0", "1"), text("0", "2"));
 }
 
+TEST_F(Runs, FollowTheMemoryWhileTextIsMade) {
+  // The amount in the file is changed while the program runs: less, far too little, much again.
+  const std::uint64_t beside = bytes_of(run_json({"plan", model(), "--memory", "64MiB", "--context", "1000"}), "total") -
+                               bytes_of(run_json({"plan", model(), "--memory", "64MiB", "--context", "1000"}), "weights");
+  const std::uint64_t weights = bytes_of(run_json({"plan", model(), "--memory", "64MiB"}), "weights");
+  const std::string amount = write("memory", std::to_string(beside + weights + weights / 2));
+  const std::uint64_t amounts[] = {beside + weights / 3, 1000, beside + weights * 2};
+  const auto change = [&](pid_t child) {
+    const auto start = std::chrono::steady_clock::now();
+    siginfo_t ended = {};
+    for (std::size_t n = 0; std::chrono::steady_clock::now() - start < std::chrono::minutes(2); ++n) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(60));
+      if (::waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOHANG | WNOWAIT) != 0 || ended.si_pid != 0) return;
+      std::ofstream(amount + ".new") << amounts[n % 3];
+      std::filesystem::rename(amount + ".new", amount);
+    }
+  };
+  const std::string plan = write("importance.json", R"({"schema":"lsaq.importance/1","scores":[0.4,0.1,0.3,0.2]})");
+  json object;
+  for (int attempt = 0; attempt < 20; ++attempt) { // until a text took long enough for the memory to change
+    object = run_json({"run", model(), "--context", "1000", "--raw", "--prompt", "in the end", "--ignore-eos", "--importance", plan, "--watch", "--threads", "2"},
+                      {.environment = {{"LSAQ_MEMORY", "@" + amount}, {"LSAQ_ISA", "scalar"}}, .meanwhile = change});
+    EXPECT_GT(object.at("generated_tokens"), 900);
+    write("memory", std::to_string(beside + weights + weights / 2));
+    if (object.contains("replans") && !object.at("replans").empty()) break;
+  }
+  ASSERT_TRUE(object.contains("replans"));
+  ASSERT_FALSE(object.at("replans").empty()) << "in twenty texts";
+  EXPECT_EQ(object.at("bits_at_end").size(), 4u);
+  EXPECT_GE(object.at("seconds").at("longest_token").get<double>(), 0);
+  for (const json& replan : object.at("replans")) {
+    if (replan.contains("problem"))
+      EXPECT_THAT(replan.at("problem").get<std::string>(), testing::AnyOf(testing::HasSubstr("does not fit"), testing::HasSubstr("no room to exchange")));
+    else
+      EXPECT_GE(replan.at("layers"), 1);
+  }
+  refusal(wrong_usage, {"run", model(), "--watch", "--plan", write("p.json", R"({"bits":[8,8,8,8]})")}, {"--watch", "--plan"});
+}
+
+TEST_F(Runs, WaitForMemory) {
+  const std::string amount = write("memory", "1000");
+  const std::string plan = write("plan.json", R"({"bits":[8,8,8,8]})");
+  const auto give = [&](pid_t) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    std::ofstream(amount + ".new") << (64 << 20);
+    std::filesystem::rename(amount + ".new", amount);
+  };
+  const std::vector<std::string> call = {"run", model(), "--plan", plan, "--tokens", "3", "--context", "40"};
+  std::vector<std::string> waiting = call;
+  waiting.insert(waiting.end(), {"--wait", "100s"});
+  const Result result = run(waiting, {.environment = {{"LSAQ_MEMORY", "@" + amount}}, .meanwhile = give});
+  EXPECT_EQ(result.code, done) << result.err;
+  EXPECT_THAT(result.err, testing::HasSubstr("waiting for memory: "));
+
+  write("memory", "1000");
+  const Setting little{.environment = {{"LSAQ_MEMORY", "@" + amount}}};
+  refusal(does_not_fit, call, {"are missing"}, little);
+  waiting.back() = "200ms";
+  const Result late = run(waiting, little);
+  EXPECT_EQ(late.code, does_not_fit);
+  EXPECT_THAT(late.err, testing::HasSubstr("are missing"));
+  waiting.back() = "100s";
+  const auto waits = [&] { return make_files::content_of(path("stderr")).find("waiting for memory") != std::string::npos; };
+  EXPECT_EQ(run(waiting, {.environment = little.environment, .meanwhile = signal_when(waits, SIGINT)}).code, interrupted);
+  for (const char* time : {"x", "-1s", "5d", "s", "1e9h", "nan"}) refusal(wrong_usage, {"run", model(), "--wait", time}, {"--wait", time});
+}
+
 TEST_F(Runs, StopAtTheEndOfTheContext) {
   const std::string plan = write("plan.json", R"({"bits":[16,8,4,3],"tensors":{"model.layers.0.mlp.up_proj":4}})");
   const json object = run_json({"run", model(), "--plan", plan, "--context", "16", "--raw", "--prompt", "abcdefgh"});
@@ -211,7 +278,8 @@ TEST_F(Runs, EveryCodePathSaysTheSame) {
   }
   for (const std::vector<std::string>& call :
        {std::vector<std::string>{"devices"}, {"importance", model()}, {"run", model()}, {"eval", model(), "--token-ids", token_ids(1, 4)}})
-    refusal(wrong_usage, call, {"LSAQ_ISA=nonsense", "scalar, eigen, avx2, avxvnni, avx512, avx512vnni, neon or neondot"}, {.environment = {{"LSAQ_ISA", "nonsense"}}});
+    refusal(wrong_usage, call, {"LSAQ_ISA=nonsense", "scalar, eigen, avx2, avxvnni, avx512, avx512vnni, neon or neondot"},
+            {.environment = {{"LSAQ_ISA", "nonsense"}}});
 }
 
 TEST_F(Runs, MemoryMayComeFromTheEnvironment) {
@@ -254,6 +322,24 @@ TEST_F(Runs, TheDeviceMayComeFromTheEnvironment) {
   EXPECT_EQ(devices.at("devices")[0].at("id"), "cpu");
   EXPECT_GT(devices.at("devices")[0].at("total"), 0u);
   EXPECT_LE(devices.at("devices")[0].at("free"), devices.at("devices")[0].at("total"));
+}
+
+TEST_F(Runs, GpusAreListedByTheirDriver) {
+  const auto with_driver = [](const std::string& visible) {
+    return Setting{.environment = {{"LD_LIBRARY_PATH", LSAQ_FAKE_DRIVER}, {"CUDA_VISIBLE_DEVICES", visible}}};
+  };
+  const json devices = run_json({"devices"}, with_driver("1,0")).at("devices");
+  ASSERT_EQ(devices.size(), 3u);
+  EXPECT_EQ(devices[0].at("id"), "cpu");
+  EXPECT_FALSE(devices[0].contains("uuid"));
+  EXPECT_EQ(devices[1], json({{"id", "cuda:0"}, {"name", "B"}, {"total", 8 * 1024}, {"free", 7 * 1024}, {"limited_by", "NVML"}, {"uuid", "GPU-b"}}));
+  EXPECT_EQ(devices[2].at("uuid"), "GPU-a");
+  EXPECT_EQ(run_json({"devices"}, with_driver("GPU-a")).at("devices").size(), 2u);
+  const json chosen = run_json({"devices"}, with_driver("0")).at("chosen");
+  EXPECT_EQ(chosen.at("id"), "cpu");
+  EXPECT_EQ(chosen.at("reason"), "this program computes on the CPU");
+  expect_80_columns(run({"devices"}, with_driver("0,1")).out);
+  refusal(wrong_usage, {"run", model()}, {"\"cuda\"", "cpu"}, {.environment = {{"LD_LIBRARY_PATH", LSAQ_FAKE_DRIVER}, {"LSAQ_DEVICE", "cuda"}}});
 }
 
 } // namespace run_test

@@ -11,7 +11,7 @@ TEST_F(Usage, EveryVerbHasHelp) {
   const Result program = run({"--help"});
   EXPECT_EQ(program.code, done);
   EXPECT_EQ(program.err, "");
-  for (const char* verb : {"inspect", "devices", "importance", "plan", "run", "eval", "compare"}) {
+  for (const char* verb : {"inspect", "devices", "importance", "costs", "plan", "run", "eval", "compare"}) {
     EXPECT_THAT(program.out, testing::HasSubstr(verb));
     const Result help = run({verb, "--help"});
     EXPECT_EQ(help.code, done) << verb;
