@@ -21,7 +21,10 @@
 #include <lsaq/resources/device.hpp>
 #include <lsaq/resources/host_memory.hpp>
 
+#include <lsaq/planning/costs.hpp>
+#include <lsaq/planning/knapsack.hpp>
 #include <lsaq/planning/memory_model.hpp>
+#include <lsaq/planning/optimal.hpp>
 #include <lsaq/planning/plan.hpp>
 #include <lsaq/planning/planner.hpp>
 
