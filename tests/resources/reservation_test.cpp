@@ -5,7 +5,6 @@
 
 #include <formats/make_files.hpp>
 
-#include <atomic>
 #include <csignal>
 #include <sys/wait.h>
 #include <thread>
@@ -44,16 +43,13 @@ TEST_F(Reservations, AreSeenByOthers) {
 
 TEST_F(Reservations, AreNotTakenForThoseOfTheDeadWhileTheyAreMade) {
   EXPECT_EQ(take(1, 1000).bytes(), 1u); // makes the folder
-  std::atomic<bool> stop = false;
-  std::thread looking([&] {
-    while (!stop) (void)Reservation::others(folder, "cpu");
+  const std::jthread looking([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) (void)Reservation::others(folder, "cpu");
   });
   for (int round = 0; round < 300; ++round) {
     const Reservation held = take(100, 1000);
     ASSERT_EQ(Reservation::others(folder, "cpu"), 100u) << "round " << round;
   }
-  stop = true;
-  looking.join();
 }
 
 TEST_F(Reservations, EndWithTheirProcess) {
@@ -74,6 +70,16 @@ TEST_F(Reservations, EndWithTheirProcess) {
   EXPECT_EQ(take(600, 1000).bytes(), 600u);
   EXPECT_EQ(Reservation::others(folder, "cpu"), 0u);
   for (const int end : ready) ::close(end);
+}
+
+TEST_F(Reservations, FilesOfTheDeadAreRemovedByTheNextThatReserves) {
+  take(1, 1000);
+  const std::string left = folder + "/cpu.1-0.bytes";
+  std::ofstream(left) << "700\n";
+  EXPECT_EQ(Reservation::others(folder, "cpu"), 0u) << "nobody holds it";
+  EXPECT_TRUE(std::filesystem::exists(left)) << "who only looks removes nothing";
+  EXPECT_EQ(take(600, 1000).bytes(), 600u);
+  EXPECT_FALSE(std::filesystem::exists(left));
 }
 
 TEST_F(Reservations, OfProcessesThatPlanAtOnceNeverExceedTheMemory) {

@@ -37,7 +37,7 @@ public:
       fail<IoError>(folder + ": is not a folder of this user"); // below /tmp anybody may have made it
     const File turn(folder + "/" + device + ".lock", O_RDWR | O_CREAT);
     if (turn.number < 0 || !turn.lock(LOCK_EX)) fail_with(folder + "/" + device + ".lock", "cannot lock");
-    const Bytes wanted = choose(others(folder, device));
+    const Bytes wanted = choose(sum_of_others(folder, device, true));
     Reservation reservation;
     if (wanted == 0) return reservation;
     for (unsigned n = 0; reservation.file_.number < 0; ++n) {
@@ -45,8 +45,7 @@ public:
       File file(path, O_RDWR | O_CREAT | O_EXCL);
       if (file.number < 0 && (errno != EEXIST || n == 1000)) fail_with(path, "cannot create");
       if (file.number < 0) continue;
-      if (!file.lock(LOCK_EX) || ::fstat(file.number, &status) != 0) fail_with(path, "cannot lock");
-      if (status.st_nlink == 0) continue; // removed before it was locked: others took it for that of a process that is gone
+      if (!file.lock(LOCK_EX)) fail_with(path, "cannot lock");
       reservation.file_ = std::move(file);
       reservation.path_ = path;
     }
@@ -54,24 +53,8 @@ public:
     return reservation;
   }
 
-  /// Bytes that other reservations on the device hold. Files of processes that are gone are removed.
-  static Bytes others(const std::string& folder, const std::string& device) {
-    DIR* const entries = ::opendir(folder.c_str());
-    if (entries == nullptr) return 0;
-    Bytes sum = 0;
-    while (const dirent* entry = ::readdir(entries)) {
-      const std::string name = entry->d_name;
-      if (!name.starts_with(device + ".") || !name.ends_with(".bytes")) continue;
-      const std::string path = folder + "/" + name;
-      const File file(path, O_RDONLY);
-      if (file.number >= 0 && file.lock(LOCK_SH | LOCK_NB)) // nobody's any more
-        ::unlink(path.c_str());
-      else
-        sum += detail::number_in(path).value_or(0);
-    }
-    ::closedir(entries);
-    return sum;
-  }
+  /// Bytes that other reservations on the device hold.
+  static Bytes others(const std::string& folder, const std::string& device) { return sum_of_others(folder, device, false); }
 
   Reservation(Reservation&& other) noexcept : file_(std::move(other.file_)), path_(std::exchange(other.path_, {})), bytes_(std::exchange(other.bytes_, 0)) {}
   Reservation& operator=(Reservation&& other) noexcept {
@@ -116,6 +99,26 @@ private:
       return result == 0;
     }
   };
+
+  /// With `remove`, files of processes that are gone end. Only for whoever holds the device's turn: at any other time a file that was nobody's when it was looked at
+  /// can be a new reservation of the same name when it is removed.
+  static Bytes sum_of_others(const std::string& folder, const std::string& device, bool remove) {
+    DIR* const entries = ::opendir(folder.c_str());
+    if (entries == nullptr) return 0;
+    Bytes sum = 0;
+    while (const dirent* entry = ::readdir(entries)) {
+      const std::string name = entry->d_name;
+      if (!name.starts_with(device + ".") || !name.ends_with(".bytes")) continue;
+      const std::string path = folder + "/" + name;
+      const File file(path, O_RDONLY);
+      if (file.number < 0 || !file.lock(LOCK_SH | LOCK_NB))
+        sum += detail::number_in(path).value_or(0);
+      else if (remove) // nobody's any more
+        ::unlink(path.c_str());
+    }
+    ::closedir(entries);
+    return sum;
+  }
 
   [[noreturn]] static void fail_with(const std::string& path, const char* what) {
     fail<IoError>(path + ": " + what + ": " + std::system_category().message(errno));
