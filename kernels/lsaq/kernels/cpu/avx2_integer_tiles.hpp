@@ -81,15 +81,28 @@ LSAQ_AVX2_HELPER __m256i in_order(__m256i sum) noexcept {
   return sum;
 }
 
+/// The sums of N tokens of a tile by 16 rows, 8 rows a register: a[t] from sums[t * 32] on and b[t] from sums[t * 32 + 8] on.
+template <int N> LSAQ_AVX2_HELPER void load_sums(const std::int32_t* sums, bool zero, __m256i (&a)[N], __m256i (&b)[N]) noexcept {
+#pragma GCC unroll 6
+  for (int t = 0; t < N; ++t, sums += tile_rows) {
+    a[t] = zero ? _mm256_setzero_si256() : load_bytes(sums);
+    b[t] = zero ? _mm256_setzero_si256() : load_bytes(sums + 8);
+  }
+}
+
+template <int N> LSAQ_AVX2_HELPER void store_sums(std::int32_t* sums, const __m256i (&a)[N], const __m256i (&b)[N]) noexcept {
+#pragma GCC unroll 6
+  for (int t = 0; t < N; ++t, sums += tile_rows) {
+    store_bytes(sums, a[t]);
+    store_bytes(sums + 8, b[t]);
+  }
+}
+
 /// N whole tokens of a tile by two panels of `depth` columns: sums[t * 32 + r] += or, where `first`, =.
 template <int N>
 LSAQ_AVX2_KERNEL void multiply_whole(const std::byte* panels, std::size_t depth, const std::byte* tile, bool first, std::int32_t* sums) noexcept {
   __m256i a[N], b[N];
-#pragma GCC unroll 6
-  for (int t = 0; t < N; ++t) {
-    a[t] = first ? _mm256_setzero_si256() : load_bytes(sums + t * static_cast<int>(tile_rows));
-    b[t] = first ? _mm256_setzero_si256() : load_bytes(sums + t * static_cast<int>(tile_rows) + 8);
-  }
+  load_sums(sums, first, a, b);
   for (std::size_t c = 0; c < depth; c += 2) {
     const __m256i w0 = load_bytes(panels + c * 16), w1 = load_bytes(panels + panel_bytes + c * 16);
 #pragma GCC unroll 6
@@ -99,11 +112,7 @@ LSAQ_AVX2_KERNEL void multiply_whole(const std::byte* panels, std::size_t depth,
       b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(w1, q));
     }
   }
-#pragma GCC unroll 6
-  for (int t = 0; t < N; ++t) {
-    store_bytes(sums + t * static_cast<int>(tile_rows), a[t]);
-    store_bytes(sums + t * static_cast<int>(tile_rows) + 8, b[t]);
-  }
+  store_sums(sums, a, b);
 }
 
 inline constexpr std::size_t steps_in_16_bits = 8; ///< of four columns' products each: 8 x 2 x 15 x 127 < 2^15
@@ -112,11 +121,7 @@ inline constexpr std::size_t steps_in_16_bits = 8; ///< of four columns' product
 template <int N>
 LSAQ_AVX2_KERNEL void multiply_planes(const std::byte* panels, std::size_t depth, const std::byte* tile, bool first, std::int32_t* sums) noexcept {
   __m256i sum_a[N], sum_b[N];
-#pragma GCC unroll 3
-  for (int t = 0; t < N; ++t) {
-    sum_a[t] = first ? _mm256_setzero_si256() : load_bytes(sums + t * static_cast<int>(tile_rows));
-    sum_b[t] = first ? _mm256_setzero_si256() : load_bytes(sums + t * static_cast<int>(tile_rows) + 8);
-  }
+  load_sums(sums, first, sum_a, sum_b);
   for (std::size_t c = 0; c < depth; c += 4 * steps_in_16_bits) {
     __m256i a[N], b[N];
 #pragma GCC unroll 3
@@ -138,11 +143,7 @@ LSAQ_AVX2_KERNEL void multiply_planes(const std::byte* panels, std::size_t depth
       sum_b[t] = _mm256_add_epi32(sum_b[t], _mm256_madd_epi16(b[t], ones));
     }
   }
-#pragma GCC unroll 3
-  for (int t = 0; t < N; ++t) {
-    store_bytes(sums + t * static_cast<int>(tile_rows), sum_a[t]);
-    store_bytes(sums + t * static_cast<int>(tile_rows) + 8, sum_b[t]);
-  }
+  store_sums(sums, sum_a, sum_b);
 }
 
 /// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end): blocks from `done` on, which moves.

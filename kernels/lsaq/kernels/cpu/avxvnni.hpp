@@ -94,11 +94,7 @@ LSAQ_AVX2_KERNEL void multiply_tile(const std::byte* panels, std::size_t depth, 
     b[t] = first ? a[t] : avx2::load_bytes(out + 8);
   }
   multiply<E>(panels, 0, depth, tile, tile_lanes, a, b);
-#pragma GCC unroll 6
-  for (int t = 0; t < N; ++t) {
-    avx2::store_bytes(sums + t * static_cast<int>(tile_rows), a[t]);
-    avx2::store_bytes(sums + t * static_cast<int>(tile_rows) + 8, b[t]);
-  }
+  avx2::store_sums(sums, a, b);
 }
 
 /// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end): blocks from `done` on, which moves.
