@@ -187,19 +187,11 @@ LSAQ_AVX2_KERNEL void dot_part(const WeightRows& weights, std::size_t part, std:
   }
 }
 
-template <class Step, int T>
-LSAQ_AVX2_HELPER void dot_streams(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
-                                  std::size_t stride) noexcept {
-  const std::size_t whole = rows / row_streams * row_streams;
-  if (whole != 0) dot_part<Step, T>(weights, whole / row_streams, whole - 1, tokens, first_token, sums, stride);
-  if (whole != rows) dot_part<Step, T>(weights.from(whole), 1, rows - whole - 1, tokens, first_token, sums + whole, stride);
-}
-
 template <class Step>
 LSAQ_AVX2 void dot_rows_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept {
   std::size_t t = 0;
-  for (; t + 2 <= tokens.tokens; t += 2) dot_streams<Step, 2>(weights, rows, tokens, t, sums, stride);
-  if (t < tokens.tokens) dot_streams<Step, 1>(weights, rows, tokens, t, sums, stride);
+  for (; t + 2 <= tokens.tokens; t += 2) dot_streams<dot_part<Step, 2>>(weights, rows, tokens, t, sums, stride);
+  if (t < tokens.tokens) dot_streams<dot_part<Step, 1>>(weights, rows, tokens, t, sums, stride);
 }
 
 /// dot_rows() with the steps of each width.

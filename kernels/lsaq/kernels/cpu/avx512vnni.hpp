@@ -107,20 +107,12 @@ LSAQ_VNNI_KERNEL void dot_part(const WeightRows& weights, std::size_t part, std:
   }
 }
 
-template <unsigned Bits, int T>
-LSAQ_VNNI_HELPER void dot_streams(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
-                                  std::size_t stride) noexcept {
-  const std::size_t whole = rows / row_streams * row_streams;
-  if (whole != 0) dot_part<Bits, T>(weights, whole / row_streams, whole - 1, tokens, first_token, sums, stride);
-  if (whole != rows) dot_part<Bits, T>(weights.from(whole), 1, rows - whole - 1, tokens, first_token, sums + whole, stride);
-}
-
 template <unsigned Bits>
 LSAQ_VNNI void dot_rows_of(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept {
   for (std::size_t t = 0; t < tokens.tokens; t += 4) switch (tokens.tokens - t) {
-    case 1: dot_streams<Bits, 1>(weights, rows, tokens, t, sums, stride); break;
-    case 2: dot_streams<Bits, 2>(weights, rows, tokens, t, sums, stride); break;
-    default: dot_streams<Bits, 4>(weights, rows, tokens, t, sums, stride);
+    case 1: dot_streams<dot_part<Bits, 1>>(weights, rows, tokens, t, sums, stride); break;
+    case 2: dot_streams<dot_part<Bits, 2>>(weights, rows, tokens, t, sums, stride); break;
+    default: dot_streams<dot_part<Bits, 4>>(weights, rows, tokens, t, sums, stride);
     }
 }
 

@@ -96,4 +96,13 @@ constexpr std::size_t whole_blocks(std::size_t row_bytes, std::size_t block_byte
   return whole < blocks ? whole : blocks;
 }
 
+/// Rows by the tokens that a path's Part takes at once: as many rows as fill all streams, then those left over, one a stream.
+template <auto Part>
+[[gnu::always_inline]] inline void dot_streams(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_token,
+                                               std::int32_t* sums, std::size_t stride) noexcept {
+  const std::size_t whole = rows / row_streams * row_streams;
+  if (whole != 0) Part(weights, whole / row_streams, whole - 1, tokens, first_token, sums, stride);
+  if (whole != rows) Part(weights.from(whole), 1, rows - whole - 1, tokens, first_token, sums + whole, stride);
+}
+
 } // namespace lsaq::inline v0

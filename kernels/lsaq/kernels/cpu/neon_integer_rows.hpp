@@ -146,19 +146,11 @@ LSAQ_NEON_HELPER void dot_part(const WeightRows& weights, std::size_t part, std:
   }
 }
 
-template <Dot D, unsigned Bits, int T>
-LSAQ_NEON_HELPER void dot_streams(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_token, std::int32_t* sums,
-                                  std::size_t stride) noexcept {
-  const std::size_t whole = rows / row_streams * row_streams;
-  if (whole != 0) dot_part<D, Bits, T>(weights, whole / row_streams, whole - 1, tokens, first_token, sums, stride);
-  if (whole != rows) dot_part<D, Bits, T>(weights.from(whole), 1, rows - whole - 1, tokens, first_token, sums + whole, stride);
-}
-
 template <Dot D, unsigned Bits>
 LSAQ_NEON_HELPER void dot_rows_body(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept {
   std::size_t t = 0;
-  for (; t + 2 <= tokens.tokens; t += 2) dot_streams<D, Bits, 2>(weights, rows, tokens, t, sums, stride);
-  if (t < tokens.tokens) dot_streams<D, Bits, 1>(weights, rows, tokens, t, sums, stride);
+  for (; t + 2 <= tokens.tokens; t += 2) dot_streams<dot_part<D, Bits, 2>>(weights, rows, tokens, t, sums, stride);
+  if (t < tokens.tokens) dot_streams<dot_part<D, Bits, 1>>(weights, rows, tokens, t, sums, stride);
 }
 
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::neon
