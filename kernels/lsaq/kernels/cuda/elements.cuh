@@ -10,10 +10,8 @@ namespace lsaq::inline v0::inline LSAQ_BASELINE::gpu {
 template <class T>
 concept element = std::same_as<T, float> || std::same_as<T, f16> || std::same_as<T, bf16>;
 
-template <element T>
-inline constexpr ElementType element_type_of = std::same_as<T, float> ? ElementType::f32
-                                               : std::same_as<T, f16> ? ElementType::f16
-                                                                      : ElementType::bf16;
+/// The type that views of such elements have.
+template <element T> inline constexpr ElementType element_type_of = MatrixView(static_cast<const T*>(nullptr), 0, 0).type;
 
 /// Rows of activations, one a token, of any of these types: what a block does to them is little beside its weights, so that their type is data.
 struct TokenRows {
