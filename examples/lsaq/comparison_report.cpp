@@ -1,5 +1,6 @@
 #include "comparison_report.hpp"
 #include "plot.hpp"
+#include "rank_map.hpp"
 
 #include <lsaq/planning/memory_model.hpp>
 #include <lsaq/report.hpp>

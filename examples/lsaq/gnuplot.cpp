@@ -143,6 +143,17 @@ void Range::add(double value) {
 
 std::string plot_number(double value) { return can_plot(value) ? fmt::format("{:.9g}", value) : "NaN"; }
 
+double round_step(double least) {
+  const double power = std::pow(10.0, std::floor(std::log10(least)));
+  for (const double factor : {1.0, 2.0, 5.0})
+    if (factor * power >= least * (1 - 1e-9)) return factor * power;
+  return 10 * power;
+}
+
+void refuse_picture(const std::string& why) { lsaq::fail<lsaq::InvalidArgument>("no picture can be drawn: " + why); }
+
+std::string quoted_name(const std::string& name) { return "'" + lsaq::printable(name) + "'"; }
+
 double text_width(std::string_view text, double size) {
   double width = 0;
   while (!text.empty()) {

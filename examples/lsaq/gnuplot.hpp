@@ -38,6 +38,15 @@ struct Range {
 /// A number as gnuplot reads it; what can't be plotted is a gap.
 std::string plot_number(double value);
 
+/// The smallest of 1, 2, 5, 10, 20, ... (and of their tenths) that is at least `least`: what tics are apart.
+double round_step(double least);
+
+/// Throws InvalidArgument: what a picture is to show does not make one.
+[[noreturn]] void refuse_picture(const std::string& why);
+
+/// A name as messages show it.
+std::string quoted_name(const std::string& name);
+
 /// Pixels a text takes at most; a generous guess, since readers' fonts differ.
 double text_width(std::string_view text, double size);
 

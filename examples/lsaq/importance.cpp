@@ -1,6 +1,7 @@
 // lsaq importance: a score for each layer, its order, and the words behind it.
 #include "detect.hpp"
 #include "plot.hpp"
+#include "rank_map.hpp"
 #include "tokens.hpp"
 
 #include <lsaq/formats/names.hpp>

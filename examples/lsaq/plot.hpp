@@ -1,10 +1,10 @@
-// Pictures for papers and reports, drawn by the program gnuplot: importance by layer, ranks of several metrics, accuracy against bits.
+// Pictures for papers and reports, drawn by the program gnuplot: lines over axes. Importance by layer, accuracy against bits, expected damage against bytes.
 //
 // A picture is an SVG or PNG file by the suffix of its name, and appears whole or not at all. Names and titles are shown as they are, nothing in them is
 // markup; colours are told apart by colour-blind readers, and series by their marks too.
 #pragma once
 
-#include <lsaq/report.hpp>
+#include <lsaq/types.hpp>
 
 #include <filesystem>
 #include <string>
@@ -33,11 +33,6 @@ enum class ScoreAxis {
 /// of spreads; otherwise as check_picture.
 void draw_importance(const std::filesystem::path& path, const std::string& title, const std::vector<ImportanceSeries>& series,
                      ScoreAxis axis = ScoreAxis::shared);
-
-/// Ranks of a model's layers by several metrics, a row each, the least important quarter marked; beside them the matrix of rank correlations between the rows
-/// (NaN where there is none). Throws InvalidArgument unless all orders are permutations of the same layers and the matrix fits; otherwise as check_picture.
-void draw_rank_map(const std::filesystem::path& path, const std::string& title, const std::vector<lsaq::NamedOrder>& orders,
-                   const std::vector<std::vector<double>>& correlations);
 
 /// What a model reached at an average number of bits.
 struct AccuracyPoint {

@@ -1,5 +1,6 @@
 // Pictures: well-formed, whole or not there, whatever the names and numbers are and however gnuplot ends.
 #include "plot.hpp"
+#include "rank_map.hpp"
 
 #include <formats/make_files.hpp>
 #include <resources/scoped_environment.hpp>
