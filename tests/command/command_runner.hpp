@@ -49,6 +49,9 @@ template <class Ready> std::function<void(pid_t)> signal_when(Ready ready, int s
   };
 }
 
+/// What a plan or result says of one part's bytes.
+inline std::uint64_t bytes_of(const json& object, const char* part) { return object.at("bytes").at(part).get<std::uint64_t>(); }
+
 inline std::vector<std::string> lines_of(const std::string& text) {
   std::vector<std::string> lines;
   std::istringstream stream(text);

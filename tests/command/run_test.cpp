@@ -22,8 +22,6 @@ protected:
   }
 };
 
-std::uint64_t bytes_of(const json& object, const char* part) { return object.at("bytes").at(part).get<std::uint64_t>(); }
-
 TEST_F(Runs, AllocateWhatWasPlanned) {
   const std::pair<std::uint64_t, std::set<json>> budgets[] = {{64u << 20, {16}}, {beside() + between_8_and_4(), {4, 8}}};
   for (const auto& [memory, widths] : budgets) {
