@@ -171,11 +171,7 @@ public:
   /// Queues the same for states of any element type on the device: ids and values are states x k on the device, each state's highest first. The caller sets
   /// *first_bad_state to ~0 before; it then holds the first state whose projection has no order if there is one. Throws InvalidArgument, CudaError.
   void top_tokens(MatrixView states, MatrixView embedding, std::size_t k, TokenId* ids, float* values, unsigned* first_bad_state) const {
-    if (states.columns != embedding.columns)
-      fail<InvalidArgument>("hidden states of size " + std::to_string(states.columns) + " can't be projected on an embedding of size " +
-                            std::to_string(embedding.columns));
-    if (k == 0 || k > embedding.rows)
-      fail<InvalidArgument>("top_k is " + std::to_string(k) + "; it must be 1 to " + std::to_string(embedding.rows) + ", the size of the vocabulary");
+    detail::check_projection(states, embedding, k);
     check_size(states, "states");
     check_size(embedding, "embedding");
     if (states.type == ElementType::q8_0 || embedding.type == ElementType::q8_0)

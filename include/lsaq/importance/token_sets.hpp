@@ -93,6 +93,15 @@ inline void project_block(const CpuKernels& kernels, MatrixView states, std::siz
   }
 }
 
+/// Throws InvalidArgument unless each state can be projected on the embedding and has k highest values.
+inline void check_projection(MatrixView states, MatrixView embedding, std::size_t k) {
+  if (states.columns != embedding.columns)
+    fail<InvalidArgument>("hidden states of size " + std::to_string(states.columns) + " can't be projected on an embedding of size " +
+                          std::to_string(embedding.columns));
+  if (k == 0 || k > embedding.rows)
+    fail<InvalidArgument>("top_k is " + std::to_string(k) + "; it must be 1 to " + std::to_string(embedding.rows) + ", the size of the vocabulary");
+}
+
 } // namespace detail
 
 /// Projects every row of `states` (FP32) on every row of `embedding` and keeps the k highest values of each state, sorted.
@@ -105,11 +114,7 @@ inline void project_block(const CpuKernels& kernels, MatrixView states, std::siz
 /// x vocabulary x hidden multiply-adds.
 inline void top_tokens(MatrixView states, MatrixView embedding, std::size_t k, std::span<ScoredToken> out, const CpuKernels& kernels,
                        ExecutorRef executor = {}) {
-  if (states.columns != embedding.columns)
-    fail<InvalidArgument>("hidden states of size " + std::to_string(states.columns) + " can't be projected on an embedding of size " +
-                          std::to_string(embedding.columns));
-  if (k == 0 || k > embedding.rows)
-    fail<InvalidArgument>("top_k is " + std::to_string(k) + "; it must be 1 to " + std::to_string(embedding.rows) + ", the size of the vocabulary");
+  detail::check_projection(states, embedding, k);
   if (states.type != ElementType::f32 || out.size() != states.rows * k) fail<InvalidArgument>("top_tokens wants FP32 states and room for k tokens of each");
   constexpr std::size_t states_at_once = 1024;
   if (states.rows > states_at_once) {
