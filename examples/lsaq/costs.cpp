@@ -1,4 +1,5 @@
 // lsaq costs: what each layer, or linear, costs the model at each width, measured once for all budgets. What `plan --planner optimal --costs` adds up.
+#include "evaluation_windows.hpp"
 #include "layer_source.hpp"
 
 #include <lsaq/formats/costs_file.hpp>
@@ -60,15 +61,10 @@ lsaq::Plan with_part(lsaq::Plan base, const lsaq::ModelShape& shape, const Part&
 /// Mean damage a token of each plan: KL divergence or rise of the negative log-likelihood against the unquantized model.
 std::vector<double> damages_of(const Model& model, const LayerSource& source, const Device& device, const Windows& windows,
                                const std::vector<lsaq::Plan>& plans, const std::string& measure) {
-  std::vector<llama::ScoredWindow> scored;
-  for (const auto& window : windows) {
-    if (window.size() < 2) lsaq::fail<lsaq::InvalidArgument>("costs need windows of at least 2 tokens: the first one can't be predicted");
-    scored.push_back({window, 1});
-  }
+  const std::vector<llama::ScoredWindow> scored = scored_windows(windows, "costs");
   Progress progress("costs: layer runs", 0);
   const llama::PlanScores runs = llama::evaluate_plans(
-      model.config, source, source.outer(device), device, std::span<const llama::ScoredWindow>(scored), std::span<const lsaq::Plan>(plans), {},
-      [](std::size_t, const llama::PlanScores&) {},
+      model.config, source, source.outer(device), device, scored, std::span<const lsaq::Plan>(plans), {}, [](std::size_t, const llama::PlanScores&) {},
       [&](std::size_t done, std::size_t steps) {
         check_interrupt();
         progress.set(done, steps);

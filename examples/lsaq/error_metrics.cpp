@@ -1,4 +1,5 @@
 #include "error_metrics.hpp"
+#include "evaluation_windows.hpp"
 
 #include <lsaq/models/layer_output_error.hpp>
 #include <lsaq/models/plan_evaluation.hpp>
@@ -32,15 +33,11 @@ std::vector<MetricScores> measure_errors(const Model& model, const llama::Weight
   };
   llama::PlanScores runs;
   if (wanted("error") || wanted("error-nll")) {
-    std::vector<llama::ScoredWindow> scored;
-    for (const auto& window : windows) {
-      if (window.size() < 2) lsaq::fail<lsaq::InvalidArgument>("the error metrics need windows of at least 2 tokens: the first one can't be predicted");
-      scored.push_back({window, 1});
-    }
+    const std::vector<llama::ScoredWindow> scored = scored_windows(windows, "the error metrics");
     Progress progress("importance: quantized layer runs", 0);
     runs = llama::evaluate_plans(
-        model.config, loader, outer, device, std::span<const llama::ScoredWindow>(scored),
-        std::span<const lsaq::Plan>(single_layer_plans(layers, options.error_bits)), {.kv = lsaq::ElementType::f32}, [](std::size_t, const llama::PlanScores&) {},
+        model.config, loader, outer, device, scored, std::span<const lsaq::Plan>(single_layer_plans(layers, options.error_bits)),
+        {.kv = lsaq::ElementType::f32}, [](std::size_t, const llama::PlanScores&) {},
         [&](std::size_t done, std::size_t steps) {
           check_interrupt();
           progress.set(done, steps);

@@ -1,5 +1,4 @@
 #include "evaluation_windows.hpp"
-#include "calibration.hpp"
 #include "calibration_text.hpp"
 #include "planning.hpp"
 #include "tokens.hpp"
@@ -75,6 +74,15 @@ EvaluationWindows evaluation_windows(const Model& model, const EvaluationText& o
     lsaq::fail<lsaq::BadInput>(
         fmt::format("{}: a window has {} tokens, the model was made for at most {}", result.source, result.longest, model.config.longest_context));
   return result;
+}
+
+std::vector<llama::ScoredWindow> scored_windows(const Windows& windows, std::string_view needed_by) {
+  std::vector<llama::ScoredWindow> scored;
+  for (const std::vector<lsaq::TokenId>& window : windows) {
+    if (window.size() < 2) lsaq::fail<lsaq::InvalidArgument>(std::string(needed_by) + " need windows of at least 2 tokens: the first one can't be predicted");
+    scored.push_back({window, 1});
+  }
+  return scored;
 }
 
 } // namespace command

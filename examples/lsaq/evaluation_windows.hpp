@@ -1,7 +1,7 @@
 // The text that accuracy is measured on, cut into windows by a protocol.
 #pragma once
 
-#include "model_files.hpp"
+#include "calibration.hpp"
 
 #include <lsaq/models/evaluation.hpp>
 
@@ -36,5 +36,8 @@ std::string describe(lsaq::llama::Protocol protocol, std::size_t stride);
 /// With the second-half protocol a text is treated as llama.cpp's perplexity program does: where the model's vocabulary asks for a BOS token, the text and
 /// every window begin with it. Throws BadInput, InvalidArgument.
 EvaluationWindows evaluation_windows(const Model& model, const EvaluationText& options);
+
+/// Windows of which all tokens but the first are scored. Throws InvalidArgument, in the name of what needs them, if one has no other.
+std::vector<lsaq::llama::ScoredWindow> scored_windows(const Windows& windows, std::string_view needed_by);
 
 } // namespace command

@@ -53,6 +53,18 @@ void remove_others(const std::filesystem::path& folder, const llama::CompressedT
   for (const std::filesystem::path& other : others) std::filesystem::remove(other, error);
 }
 
+/// A format whose parts an export writes, linear by linear.
+template <class Export> OutputFormat format_of(const std::shared_ptr<const Export>& made) {
+  OutputFormat format;
+  format.part_bytes = [made](std::size_t part) { return made->part_bytes(part); };
+  format.write_outer = [made](std::size_t part, const WriteBytes& write) { made->write_outer(part, write); };
+  format.write_layer = [made](std::size_t layer, const RoundedLayers& layers, const WriteBytes& write) {
+    made->write_layer(
+        layer, [&](const TakeLinear& take) { layers.each_linear(layer, take); }, write);
+  };
+  return format;
+}
+
 } // namespace
 
 OutputFormat packed_format(const Model& model, const lsaq::PlanFile& plan, lsaq::Grouping grouping, lsaq::ElementType unquantized,
@@ -74,14 +86,8 @@ OutputFormat packed_format(const Model& model, const lsaq::PlanFile& plan, lsaq:
 
 OutputFormat gguf_format(const Model& model, const lsaq::PlanFile& plan, lsaq::ElementType unquantized, const std::filesystem::path& out) {
   const auto made = std::make_shared<const llama::GgufExport>(model.source, model.config, plan.plan, unquantized, llama::GgufExport::provenance(plan));
-  OutputFormat format;
+  OutputFormat format = format_of(made);
   format.files = {{out, made->header(), 0, llama::export_parts(model.config)}};
-  format.part_bytes = [made](std::size_t part) { return made->part_bytes(part); };
-  format.write_outer = [made](std::size_t part, const WriteBytes& write) { made->write_outer(part, write); };
-  format.write_layer = [made](std::size_t layer, const RoundedLayers& layers, const WriteBytes& write) {
-    made->write_layer(
-        layer, [&](const TakeLinear& take) { layers.each_linear(layer, take); }, write);
-  };
   return format;
 }
 
@@ -92,15 +98,9 @@ OutputFormat folder_format(const Model& model, const lsaq::PlanFile& plan, lsaq:
     lsaq::fail<lsaq::InvalidArgument>("--output: " + lsaq::printable_path(out) +
                                       " is there already; a folder is never overwritten, name one that is not there");
   const auto made = std::make_shared<const llama::CompressedTensorsExport>(model.source, model.config, plan, grouping, unquantized, shard_bytes);
-  OutputFormat format;
+  OutputFormat format = format_of(made);
   for (const llama::CompressedTensorsExport::Shard& shard : made->shards())
     format.files.push_back({partial / shard.name, shard.header, shard.first_part, shard.end_part});
-  format.part_bytes = [made](std::size_t part) { return made->part_bytes(part); };
-  format.write_outer = [made](std::size_t part, const WriteBytes& write) { made->write_outer(part, write); };
-  format.write_layer = [made](std::size_t layer, const RoundedLayers& layers, const WriteBytes& write) {
-    made->write_layer(
-        layer, [&](const TakeLinear& take) { layers.each_linear(layer, take); }, write);
-  };
   format.prepare = [partial](const std::string& key) { prepare_folder(partial, key); };
   format.finish = [made, partial, out] {
     for (const auto& [name, text] : made->texts()) {
