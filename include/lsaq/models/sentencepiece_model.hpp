@@ -2,6 +2,7 @@
 #pragma once
 
 #include <lsaq/error.hpp>
+#include <lsaq/formats/mapped_file.hpp>
 #include <lsaq/models/vocabulary.hpp>
 
 #include <sentencepiece_processor.h>
@@ -9,6 +10,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -102,6 +104,18 @@ public:
     return model;
   }
 
+  /// The tokenizer.model of a folder without a tokenizer.json that will do. Throws BadInput if there is none; otherwise as MappedFile::open and load().
+  static SentencePieceModel from_folder(const std::filesystem::path& folder) {
+    const std::filesystem::path path = folder / "tokenizer.model";
+    std::error_code error;
+    if (!std::filesystem::exists(path, error)) fail<BadInput>(printable_path(folder) + ": no tokenizer.json or tokenizer.model in this folder");
+    const MappedFile file = MappedFile::open(path);
+    return load({reinterpret_cast<const char*>(file.bytes().data()), file.size()}, printable_path(path));
+  }
+
+  /// What it was loaded from, fit to print.
+  const std::string& source() const noexcept { return source_; }
+
   /// Appends the tokens of the text; bytes that are not UTF-8 are read as U+FFFD.
   void encode(std::string_view text, std::vector<TokenId>& out) const {
     std::vector<int> ids;
@@ -132,6 +146,15 @@ public:
   std::optional<TokenId> bos() const { return token_or_none(processor_->bos_id()); }
   std::optional<TokenId> eos() const { return token_or_none(processor_->eos_id()); }
   std::optional<TokenId> unknown() const { return token_or_none(processor_->unk_id()); }
+  /// These, and that texts begin with bos.
+  SpecialTokens special() const {
+    SpecialTokens special;
+    special.bos = bos();
+    special.eos = eos();
+    special.unknown = unknown();
+    special.add_bos = true;
+    return special;
+  }
 
   /// Whether encoding puts a space in front of the text.
   bool adds_space_prefix() const {

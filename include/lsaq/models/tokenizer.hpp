@@ -315,28 +315,17 @@ inline Tokenizer Tokenizer::from_gguf(const GgufFile& file, const std::string& s
 inline Tokenizer Tokenizer::from_folder(const std::filesystem::path& folder) {
   std::error_code error;
   const SpecialTokenFiles files(folder);
-  if (const auto path = folder / "tokenizer.json"; std::filesystem::exists(path, error)) {
-    BpeVocabulary vocabulary = TokenizerJsonReader(read_json(path), printable_path(path)).run();
-    const TokenIndex ids(vocabulary.tokens);
-    files.update(vocabulary.special, [&](std::string_view token) { return ids.find(token); });
-    return Tokenizer(std::move(vocabulary));
-  }
-  const auto path = folder / "tokenizer.model";
-  if (!std::filesystem::exists(path, error)) fail<BadInput>(printable_path(folder) + ": no tokenizer.json or tokenizer.model in this folder");
-  const MappedFile file = MappedFile::open(path);
-  auto model = SentencePieceModel::load({reinterpret_cast<const char*>(file.bytes().data()), file.size()}, printable_path(path));
+  if (const auto path = folder / "tokenizer.json"; std::filesystem::exists(path, error)) return Tokenizer(read_tokenizer_json(path, files));
+  SentencePieceModel model = SentencePieceModel::from_folder(folder);
   std::vector<AddedToken> added = files.added_tokens();
-  SpecialTokens special;
-  special.bos = model.bos();
-  special.eos = model.eos();
-  special.unknown = model.unknown();
-  special.add_bos = true;
+  SpecialTokens special = model.special();
   files.update(special, [&](std::string_view token) -> std::optional<TokenId> {
     for (const AddedToken& candidate : added)
       if (candidate.text == token) return candidate.id;
     return model.find(token);
   });
-  return Tokenizer(std::move(model), std::move(added), std::move(special), printable_path(path));
+  const std::string source = model.source();
+  return Tokenizer(std::move(model), std::move(added), std::move(special), source);
 }
 
 inline std::vector<TokenId> Tokenizer::encode(std::string_view text, EncodeOptions options) const {

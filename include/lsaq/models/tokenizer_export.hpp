@@ -123,18 +123,13 @@ inline void add_configured_tokens(const std::filesystem::path& folder, SpecialTo
 inline AnyVocabulary folder_vocabulary(const std::filesystem::path& folder) {
   std::error_code error;
   const SpecialTokenFiles files(folder);
-  const auto sentencepiece = folder / "tokenizer.model";
   if (const auto path = folder / "tokenizer.json"; std::filesystem::exists(path, error)) {
-    BpeVocabulary vocabulary = TokenizerJsonReader(read_json(path), printable_path(path)).run();
-    const TokenIndex ids(vocabulary.tokens);
-    files.update(vocabulary.special, [&](std::string_view token) { return ids.find(token); });
+    BpeVocabulary vocabulary = read_tokenizer_json(path, files);
     detail::add_configured_tokens(folder, vocabulary.special, vocabulary.tokens.size());
-    if (vocabulary.options.byte_level || !std::filesystem::exists(sentencepiece, error)) return vocabulary;
+    if (vocabulary.options.byte_level || !std::filesystem::exists(folder / "tokenizer.model", error)) return vocabulary;
   }
-  if (!std::filesystem::exists(sentencepiece, error)) fail<BadInput>(printable_path(folder) + ": no tokenizer.json or tokenizer.model in this folder");
-  const MappedFile file = MappedFile::open(sentencepiece);
-  const auto model = SentencePieceModel::load({reinterpret_cast<const char*>(file.bytes().data()), file.size()}, printable_path(sentencepiece));
-  SentencePieceVocabulary vocabulary{.source = printable_path(sentencepiece), .tokens = {}, .scores = {}, .kinds = {}, .special = {}};
+  const SentencePieceModel model = SentencePieceModel::from_folder(folder);
+  SentencePieceVocabulary vocabulary{.source = model.source(), .tokens = {}, .scores = {}, .kinds = {}, .special = model.special()};
   for (std::size_t i = 0; i < model.size(); ++i) {
     const auto id = static_cast<TokenId>(i);
     vocabulary.tokens.push_back(model.piece(id));
@@ -142,11 +137,6 @@ inline AnyVocabulary folder_vocabulary(const std::filesystem::path& folder) {
     vocabulary.kinds.push_back(model.kind(id));
   }
   vocabulary.add_space_prefix = model.adds_space_prefix();
-  SpecialTokens& special = vocabulary.special;
-  special.bos = model.bos();
-  special.eos = model.eos();
-  special.unknown = model.unknown();
-  special.add_bos = true;
   for (const AddedToken& token : files.added_tokens()) {
     if (token.id > vocabulary.tokens.size()) detail::refuse_vocabulary(vocabulary.source, "added token " + std::to_string(token.id) + " leaves a gap");
     if (token.id == vocabulary.tokens.size()) {
@@ -156,7 +146,7 @@ inline AnyVocabulary folder_vocabulary(const std::filesystem::path& folder) {
     }
   }
   const TokenIndex ids(vocabulary.tokens);
-  files.update(special, [&](std::string_view token) { return ids.find(token); });
+  files.update(vocabulary.special, [&](std::string_view token) { return ids.find(token); });
   return vocabulary;
 }
 

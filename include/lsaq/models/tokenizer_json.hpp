@@ -384,4 +384,12 @@ private:
   std::optional<nlohmann::json> config_, map_;
 };
 
+/// The vocabulary of a tokenizer.json, with what the other files of its folder say of special tokens. Throws BadInput.
+inline BpeVocabulary read_tokenizer_json(const std::filesystem::path& path, const SpecialTokenFiles& files) {
+  BpeVocabulary vocabulary = TokenizerJsonReader(read_json(path), printable_path(path)).run();
+  const TokenIndex ids(vocabulary.tokens);
+  files.update(vocabulary.special, [&](std::string_view token) { return ids.find(token); });
+  return vocabulary;
+}
+
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE
