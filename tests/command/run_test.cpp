@@ -266,7 +266,7 @@ TEST_F(Runs, EvaluationCutsTextIntoWindows) {
 
 TEST_F(Runs, EveryCodePathSaysTheSame) {
   const double usual = perplexity({"--bits", "8"});
-  for (const char* isa : {"scalar", "eigen", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neondot"}) {
+  for (const char* isa : {"scalar", "eigen", "avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon", "neondot"}) {
     const Setting setting{.environment = {{"LSAQ_ISA", isa}}};
     const Result devices = run({"devices", "--json"}, setting);
     if (std::string(isa) != "scalar" && std::string(isa) != "eigen" && devices.code == wrong_usage) continue; // not on this machine
@@ -276,7 +276,7 @@ TEST_F(Runs, EveryCodePathSaysTheSame) {
   }
   for (const std::vector<std::string>& call :
        {std::vector<std::string>{"devices"}, {"importance", model()}, {"run", model()}, {"eval", model(), "--token-ids", token_ids(1, 4)}})
-    refusal(wrong_usage, call, {"LSAQ_ISA=nonsense", "scalar, eigen, avx2, avxvnni, avx512, avx512vnni, neon or neondot"},
+    refusal(wrong_usage, call, {"LSAQ_ISA=nonsense", "scalar, eigen, avx2, avxvnni, avx512, avx512vnni, amx, neon or neondot"},
             {.environment = {{"LSAQ_ISA", "nonsense"}}});
 }
 

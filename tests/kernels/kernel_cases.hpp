@@ -25,7 +25,7 @@ using lsaq::WeightRows;
 /// The paths of this processor family, whether or not this machine runs them.
 inline std::vector<Isa> family_paths() {
   std::vector<Isa> paths = {Isa::scalar, Isa::eigen};
-  if (LSAQ_X86 != 0) paths.insert(paths.end(), {Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vnni});
+  if (LSAQ_X86 != 0) paths.insert(paths.end(), {Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vnni, Isa::amx});
   if (LSAQ_ARM64 != 0) paths.insert(paths.end(), {Isa::neon, Isa::neon_dotprod});
   return paths;
 }

@@ -49,7 +49,7 @@ TEST(Isa, EveryMachineRunsTheOracleAndEigen) {
   EXPECT_TRUE(lsaq::cpu_runs(Isa::scalar));
   EXPECT_TRUE(lsaq::cpu_runs(Isa::eigen));
   EXPECT_TRUE(lsaq::cpu_runs(lsaq::best_isa()));
-  const Isa wanted[] = {Isa::avx512vnni, Isa::avx512, Isa::avxvnni, Isa::avx2, Isa::neon_dotprod, Isa::neon, Isa::eigen};
+  const Isa wanted[] = {Isa::amx, Isa::avx512vnni, Isa::avx512, Isa::avxvnni, Isa::avx2, Isa::neon_dotprod, Isa::neon, Isa::eigen};
   EXPECT_EQ(lsaq::best_isa(), *std::ranges::find_if(wanted, lsaq::cpu_runs));
   EXPECT_EQ(lsaq::cpu_runs(Isa::neon), LSAQ_ARM64 == 1);
   EXPECT_LE(lsaq::cpu_runs(Isa::neon_dotprod), lsaq::cpu_runs(Isa::neon));
@@ -105,7 +105,7 @@ TEST(SelectKernels, RefusesWhatNamesNoPath) {
   for (const std::string value : {"AVX2", "avx", "arm", "avx512f", "sse2", " scalar", "scalar ", "scalar,avx2", "0", "auto", "native", "\xff"}) {
     const std::string message = refusal(value);
     EXPECT_THAT(message, AllOf(HasSubstr("LSAQ_ISA="), HasSubstr(value), HasSubstr("names no code path")));
-    EXPECT_THAT(message, HasSubstr("scalar, eigen, avx2, avxvnni, avx512, avx512vnni, neon or neondot")) << "says what is allowed";
+    EXPECT_THAT(message, HasSubstr("scalar, eigen, avx2, avxvnni, avx512, avx512vnni, amx, neon or neondot")) << "says what is allowed";
   }
 }
 

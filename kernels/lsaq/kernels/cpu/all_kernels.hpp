@@ -4,7 +4,7 @@
 // all its files and includes this header in exactly one (in CMake: links lsaq::compiled_kernels).
 #pragma once
 
-#include <lsaq/kernels/cpu/avx512vnni.hpp>
+#include <lsaq/kernels/cpu/amx.hpp>
 #include <lsaq/kernels/cpu/avxvnni.hpp>
 #include <lsaq/kernels/cpu/eigen.hpp>
 #include <lsaq/kernels/cpu/neon_dotprod.hpp>
@@ -24,6 +24,7 @@ inline
   case Isa::avxvnni: return avxvnni::kernels;
   case Isa::avx512: return avx512::kernels;
   case Isa::avx512vnni: return avx512vnni::kernels;
+  case Isa::amx: return amx::kernels;
 #endif
 #if LSAQ_ARM64
   case Isa::neon: return neon::kernels;

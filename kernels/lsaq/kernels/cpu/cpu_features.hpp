@@ -9,6 +9,10 @@
 
 #if LSAQ_X86 && defined(__GNUC__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif LSAQ_ARM64 && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -23,11 +27,12 @@ enum class Isa : std::uint8_t {
   avxvnni, ///< x86-64 with these and AVX-VNNI
   avx512, ///< x86-64 with AVX2, FMA, F16C and AVX-512 F, BW, DQ and VL
   avx512vnni, ///< x86-64 with these and AVX-512 VNNI and VBMI
+  amx,    ///< x86-64 with these and AMX for 8-bit integers, where the operating system allows its tile registers
   neon,   ///< AArch64
   neon_dotprod, ///< AArch64 with the dot product extension
 };
 
-inline constexpr Isa all_isas[] = {Isa::scalar, Isa::eigen, Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vnni, Isa::neon, Isa::neon_dotprod};
+inline constexpr Isa all_isas[] = {Isa::scalar, Isa::eigen, Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vnni, Isa::amx, Isa::neon, Isa::neon_dotprod};
 
 constexpr std::string_view name_of(Isa isa) noexcept {
   switch (isa) {
@@ -37,6 +42,7 @@ constexpr std::string_view name_of(Isa isa) noexcept {
   case Isa::avxvnni: return "avxvnni";
   case Isa::avx512: return "avx512";
   case Isa::avx512vnni: return "avx512vnni";
+  case Isa::amx: return "amx";
   case Isa::neon: return "neon";
   case Isa::neon_dotprod: return "neondot";
   }
@@ -65,7 +71,19 @@ inline bool has_dot_product() noexcept {
 #endif
 }
 
-/// Whether this machine, its operating system included, can run the path.
+/// Asks the operating system for the tile registers of AMX, for all of the process; Linux wants that once before their first use (Linux, Documentation/arch/x86/
+/// xstate.rst) and says no where alternate signal stacks are too small for them.
+inline bool allows_tiles() noexcept {
+#if LSAQ_X86 && defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
+/// Whether this machine, its operating system included, can run the path. For amx that asks for the tile registers, which adds 8 KiB to the signal frames of
+/// threads that have used them.
 inline bool cpu_runs(Isa isa) noexcept {
   if (isa == Isa::scalar || isa == Isa::eigen) return true;
   if (isa == Isa::neon) return LSAQ_ARM64 != 0;
@@ -81,7 +99,10 @@ inline bool cpu_runs(Isa isa) noexcept {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
   if (isa == Isa::avx512) return avx512;
-  return avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+  const bool avx512vnni = avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+  if (isa == Isa::avx512vnni) return avx512vnni;
+  constexpr unsigned tiles_of_bytes = 3u << 24; // leaf 7, EDX: AMX-TILE and AMX-INT8
+  return avx512vnni && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & tiles_of_bytes) == tiles_of_bytes && allows_tiles();
 #else
   return false;
 #endif
@@ -89,7 +110,7 @@ inline bool cpu_runs(Isa isa) noexcept {
 
 /// The fastest path this machine can run.
 inline Isa best_isa() noexcept {
-  for (Isa isa : {Isa::avx512vnni, Isa::avx512, Isa::avxvnni, Isa::avx2, Isa::neon_dotprod, Isa::neon})
+  for (Isa isa : {Isa::amx, Isa::avx512vnni, Isa::avx512, Isa::avxvnni, Isa::avx2, Isa::neon_dotprod, Isa::neon})
     if (cpu_runs(isa)) return isa;
   return Isa::eigen;
 }

@@ -18,7 +18,7 @@ namespace lsaq::inline v0::inline LSAQ_BASELINE {
 const CpuKernels& kernels_of(Isa isa) noexcept;
 #endif
 
-/// The kernels to use: those named by the environment variable LSAQ_ISA (scalar, eigen, avx2, avxvnni, avx512, avx512vnni, neon, neondot), else the fastest this machine runs.
+/// The kernels to use: those named by the environment variable LSAQ_ISA (scalar, eigen, avx2, avxvnni, avx512, avx512vnni, amx, neon, neondot), else the fastest this machine runs.
 /// Throws InvalidArgument if LSAQ_ISA names no path, or one this machine can't run. Reads the environment on every call: keep the result.
 inline const CpuKernels& select_kernels() {
   const char* wanted = std::getenv("LSAQ_ISA");
@@ -26,7 +26,7 @@ inline const CpuKernels& select_kernels() {
   const std::optional<Isa> isa = isa_from_name(wanted);
   if (!isa)
     fail<InvalidArgument>("LSAQ_ISA=" + std::string(wanted).substr(0, 40) +
-                          " names no code path; it may be scalar, eigen, avx2, avxvnni, avx512, avx512vnni, neon or neondot");
+                          " names no code path; it may be scalar, eigen, avx2, avxvnni, avx512, avx512vnni, amx, neon or neondot");
   if (!cpu_runs(*isa)) fail<InvalidArgument>("LSAQ_ISA=" + std::string(wanted) + ": this machine does not run that instruction set");
   return kernels_of(*isa);
 }
