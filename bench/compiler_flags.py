@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PATHS = ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neon_dotprod")
+PATHS = ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon", "neon_dotprod")
 
 
 def compiled(options, flags, source, out, *more):

@@ -1,12 +1,13 @@
 // The limit products of integers are measured against: multiply-adds a second of one core in the instruction sequence that the kernels of a path use, from
 // registers only.
 //
-//   AVX-512 VNNI:      vpdpbusd, 64 multiply-adds
+//   AMX:               tdpbsud, 16384 multiply-adds
+//   AVX-512 VNNI:      vpdpbusd, 64
 //   AVX2, 5 to 8 bits: vpmaddwd and vpaddd, 16
 //   AVX2, 2 to 4 bits: vpmaddubsw and vpaddw, 32; after every eighth, vpmaddwd and vpaddd take the sums to 32 bits
 #pragma once
 
-#include <lsaq/kernels/cpu/cpu_features.hpp>
+#include <lsaq/kernels/cpu/amx.hpp>
 
 #include <chrono>
 
@@ -30,6 +31,16 @@ namespace bench {
     }
   }
   return 12.0 * 64 * static_cast<double>(rounds);
+}
+
+/// Four tile registers of sums, as many as two of tokens and two of codes make.
+[[gnu::noinline]] inline double multiply_add_tiles(long rounds) {
+  lsaq::amx::shape_registers({16, 16});
+  asm volatile("tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n tilezero %%tmm4\n tilezero %%tmm5\n tilezero %%tmm6\n tilezero %%tmm7" ::);
+  for (long n = 0; n < rounds; ++n)
+    asm volatile("tdpbsud %%tmm6, %%tmm4, %%tmm0\n tdpbsud %%tmm7, %%tmm4, %%tmm1\n tdpbsud %%tmm6, %%tmm5, %%tmm2\n tdpbsud %%tmm7, %%tmm5, %%tmm3" ::);
+  asm volatile("tilerelease" ::);
+  return 4.0 * 16 * 16 * 64 * static_cast<double>(rounds);
 }
 
 [[gnu::target("avx2"), gnu::noinline]] inline double multiply_add_words(long rounds) {
@@ -79,6 +90,7 @@ inline double integer_peak([[maybe_unused]] lsaq::Isa isa, [[maybe_unused]] unsi
   const auto start = Clock::now();
   double multiply_adds = 0;
 #if LSAQ_X86
+  if (isa == lsaq::Isa::amx) multiply_adds = multiply_add_tiles(rounds / 3);
   if (isa == lsaq::Isa::avx512vnni) multiply_adds = multiply_add_vnni(rounds * 3);
   if (isa == lsaq::Isa::avx2 || isa == lsaq::Isa::avx512) multiply_adds = bits <= 4 ? multiply_add_bytes(rounds) : multiply_add_words(rounds * 3);
 #endif

@@ -68,6 +68,7 @@ TEST(Isa, AgreesWithTheKernelsList) {
   EXPECT_EQ(lsaq::cpu_runs(Isa::avxvnni), has({"avx2", "fma", "f16c", "avx_vnni"}));
   EXPECT_EQ(lsaq::cpu_runs(Isa::avx512), has({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"}));
   EXPECT_EQ(lsaq::cpu_runs(Isa::avx512vnni), has({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512vbmi"}));
+  EXPECT_EQ(lsaq::cpu_runs(Isa::amx), lsaq::cpu_runs(Isa::avx512vnni) && has({"amx_tile", "amx_int8"}) && lsaq::allows_tiles());
 }
 
 TEST(KernelsOf, EveryPathIsComplete) {

@@ -53,7 +53,7 @@ public:
   /// Activation<Int8PerToken>: tokens become integers, y is an exact sum, times the token's scale, times the row's; with scales of groups, or Int8PerBlock, sums
   /// of 32 columns are exact and added up in order. Either is the same to the last bit on every path and for any number of threads and of tokens.
   /// Activation<Float32>, and rows of more than 65,536 columns: codes are multiplied by FP32 activations and summed in FP32, the same for any number of threads.
-  /// Allocates nothing; uses 140 KiB of stack a thread. A workspace smaller than workspace_bytes() (or not aligned to four bytes) is left unused, which is slower
+  /// Allocates nothing; uses 180 KiB of stack a thread. A workspace smaller than workspace_bytes() (or not aligned to four bytes) is left unused, which is slower
   /// for many tokens.
   Status matmul(PackedView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
     if (weights.bits < min_bits || weights.bits > max_bits) return Status::unsupported;

@@ -18,7 +18,7 @@ foreach(line IN LISTS lines)
     set(function ${CMAKE_MATCH_1})
     set(watched FALSE)
     # Mangled names: lsaq::v0:: at their head, for what is declared there and not merely a template argument.
-    if(function MATCHES "^_ZZ*NK*4lsaq2v0" AND NOT function MATCHES "^_ZZ*NK*4lsaq2v0[0-9]+x86_(avx|sse)|avx2|avx512|avxvnni|[.]"
+    if(function MATCHES "^_ZZ*NK*4lsaq2v0" AND NOT function MATCHES "^_ZZ*NK*4lsaq2v0[0-9]+x86_(avx|sse)|avx2|avx512|avxvnni|3amx|[.]"
        AND (function MATCHES "4lsaq2v06x86_64" OR NOT function MATCHES "^_ZN4lsaq2v0[0-9A-Za-z_]+(C[12]|D[012]|aS)E"))
       set(watched TRUE)
       math(EXPR plain "${plain} + 1")

@@ -1,8 +1,8 @@
 // Integer products for x86-64 with AMX (Sapphire Rapids and later): tdpbsud multiplies 16 tokens' rows of 64 signed bytes with 64 columns of 16 rows of unsigned
 // codes at once, four times what vpdpbusd does in that time.
 //
-// Few tokens are avx512vnni's. Of many, 32 tokens at a time meet the two panels that it unpacks, four tiles of sums that stay in registers over a panel's depth;
-// tokens are plain rows.
+// Few tokens are avx512vnni's. Of many, two tiles of up to 16 tokens at a time, [column / 64][token][column % 64], meet the two panels that it unpacks: four tile
+// registers of sums, which stay over a panel's depth, two of tokens and two of codes.
 //
 // The instructions are written out: GCC 12's intrinsics don't say what memory they read, and need no flags this way.
 #pragma once
@@ -15,8 +15,11 @@
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::amx {
 
-inline constexpr std::size_t amx_rows = 16;   ///< of a tile register
-inline constexpr std::size_t amx_bytes = 64;  ///< of a row of it: columns of a token, or sums
+inline constexpr std::size_t tile_tokens = 16; ///< rows of a tile register
+inline constexpr std::size_t row_bytes = 64;   ///< of its rows: columns of a token, or sums by 16 rows of weights
+
+inline constexpr std::size_t panel_depth = 2048;             ///< columns of a panel: second-level caches keep up, and sums move half as often
+inline constexpr std::size_t panel_bytes = 16 * panel_depth; ///< from one panel to the other
 
 /// What ldtilecfg loads: the shape of each tile register (Intel SDM, volume 1, 18.2).
 struct TileShapes {
@@ -26,13 +29,19 @@ struct TileShapes {
 };
 static_assert(sizeof(TileShapes) == 64);
 
-/// Registers 0 and 1: sums of the first tokens by either panel, 2 and 3: of the next 16; 4 and 5: those tokens; 6 and 7: the panels.
-LSAQ_AMX_HELPER void shape_tiles(std::size_t first_tokens, std::size_t next_tokens) noexcept {
+/// How many tokens two tiles have; the second may be missing.
+struct TokenCounts {
+  std::size_t first = 0, second = 0;
+  friend constexpr bool operator==(TokenCounts, TokenCounts) = default;
+};
+
+/// Registers 0 and 1: sums of the first tile of tokens by either panel, 2 and 3: of the second; 4 and 5: the tokens; 6 and 7: the panels.
+[[gnu::always_inline]] inline void shape_registers(TokenCounts tokens) noexcept {
   TileShapes shapes;
-  const std::size_t rows[8] = {first_tokens, first_tokens, next_tokens, next_tokens, first_tokens, next_tokens, amx_rows, amx_rows};
+  const std::size_t rows[8] = {tokens.first, tokens.first, tokens.second, tokens.second, tokens.first, tokens.second, tile_tokens, tile_tokens};
   for (std::size_t i = 0; i < 8; ++i) {
     shapes.rows[i] = static_cast<std::uint8_t>(rows[i]);
-    shapes.row_bytes[i] = rows[i] == 0 ? 0 : amx_bytes;
+    shapes.row_bytes[i] = rows[i] == 0 ? 0 : row_bytes;
   }
   asm volatile("ldtilecfg %0" ::"m"(shapes));
 }
@@ -41,34 +50,34 @@ LSAQ_AMX_HELPER void shape_tiles(std::size_t first_tokens, std::size_t next_toke
 #define LSAQ_TILE_STORE(tile, to, stride) asm volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(to), "r"(stride) : "memory")
 #define LSAQ_TILE_MULTIPLY(sums, tokens, panel) asm volatile("tdpbsud %%tmm" #panel ", %%tmm" #tokens ", %%tmm" #sums ::)
 
-/// sums[t * 32 + r] += the products of up to 16, or with `Two` up to 32 tokens, rows `stride` bytes apart, with two panels of `depth` columns. As many tokens as
-/// the registers are shaped for.
+/// sums[t * 32 + r] += the products of the tokens of one tile, or with `Two` those of the next one too, with two panels of `depth` columns.
 template <bool Two>
-LSAQ_AMX_HELPER void multiply_tokens(const std::byte* panels, std::size_t depth, const std::byte* tokens, std::size_t stride, std::int32_t* sums) noexcept {
-  constexpr std::size_t panel_bytes = amx_rows * avx512vnni::panel_depth, sums_stride = 4 * tile_rows;
-  LSAQ_TILE_LOAD(0, sums, sums_stride);
-  LSAQ_TILE_LOAD(1, sums + amx_rows, sums_stride);
+LSAQ_AMX_HELPER void multiply_tiles(const std::byte* panels, std::size_t depth, const std::byte* first, const std::byte* second, std::int32_t* first_sums,
+                                    std::int32_t* second_sums) noexcept {
+  constexpr std::size_t stride = sizeof(std::int32_t) * tile_rows;
+  LSAQ_TILE_LOAD(0, first_sums, stride);
+  LSAQ_TILE_LOAD(1, first_sums + 16, stride);
   if constexpr (Two) {
-    LSAQ_TILE_LOAD(2, sums + amx_rows * tile_rows, sums_stride);
-    LSAQ_TILE_LOAD(3, sums + amx_rows * tile_rows + amx_rows, sums_stride);
+    LSAQ_TILE_LOAD(2, second_sums, stride);
+    LSAQ_TILE_LOAD(3, second_sums + 16, stride);
   }
-  for (std::size_t c = 0; c < depth; c += amx_bytes) {
-    LSAQ_TILE_LOAD(6, panels + c * amx_rows, amx_bytes);
-    LSAQ_TILE_LOAD(4, tokens + c, stride);
+  for (std::size_t c = 0; c < depth; c += row_bytes) {
+    LSAQ_TILE_LOAD(6, panels + c * 16, row_bytes);
+    LSAQ_TILE_LOAD(4, first + c * tile_tokens, row_bytes);
     LSAQ_TILE_MULTIPLY(0, 4, 6);
-    LSAQ_TILE_LOAD(7, panels + panel_bytes + c * amx_rows, amx_bytes);
+    LSAQ_TILE_LOAD(7, panels + panel_bytes + c * 16, row_bytes);
     LSAQ_TILE_MULTIPLY(1, 4, 7);
     if constexpr (Two) {
-      LSAQ_TILE_LOAD(5, tokens + amx_rows * stride + c, stride);
+      LSAQ_TILE_LOAD(5, second + c * tile_tokens, row_bytes);
       LSAQ_TILE_MULTIPLY(2, 5, 6);
       LSAQ_TILE_MULTIPLY(3, 5, 7);
     }
   }
-  LSAQ_TILE_STORE(0, sums, sums_stride);
-  LSAQ_TILE_STORE(1, sums + amx_rows, sums_stride);
+  LSAQ_TILE_STORE(0, first_sums, stride);
+  LSAQ_TILE_STORE(1, first_sums + 16, stride);
   if constexpr (Two) {
-    LSAQ_TILE_STORE(2, sums + amx_rows * tile_rows, sums_stride);
-    LSAQ_TILE_STORE(3, sums + amx_rows * tile_rows + amx_rows, sums_stride);
+    LSAQ_TILE_STORE(2, second_sums, stride);
+    LSAQ_TILE_STORE(3, second_sums + 16, stride);
   }
 }
 
@@ -78,32 +87,38 @@ LSAQ_AMX_HELPER void multiply_tokens(const std::byte* panels, std::size_t depth,
 
 inline TokenLayout layout(unsigned bits, std::size_t tokens, Scaling scaling) noexcept {
   if (scaling == Scaling::block || tokens <= dot_tokens_max) return avx512vnni::layout(bits, tokens, scaling);
-  return {.width = 1, .lanes = 1};
+  return {.width = 1, .lanes = tile_tokens, .run = row_bytes};
 }
 
-LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first, std::size_t end, std::int32_t* sums) noexcept {
-  alignas(64) std::byte panels[2 * 16 * avx512vnni::panel_depth];
-  const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, avx512vnni::panel_depth), count = end - first;
+LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                        std::int32_t* sums) noexcept {
+  alignas(64) std::byte panels[2 * panel_bytes];
+  const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth);
+  const std::size_t first_token = tokens.first_of(first_tile), end_token = tokens.first_of(end_tile);
   std::uint32_t high_done[largest_pass_of_tokens] = {};
-  for (std::size_t t = 0; t < count; ++t) { // the 2^(bits-1) that codes have too much, off from the start
-    const __m512i start = _mm512_set1_epi32(-(tokens.sums[first + t] << (weights.format.bits - 1)));
-    _mm512_storeu_si512(sums + t * tile_rows, start);
-    _mm512_storeu_si512(sums + t * tile_rows + 16, start);
+  for (std::size_t t = first_token; t < end_token; ++t) { // what the offset of the codes adds is off from the start
+    const __m512i start = _mm512_set1_epi32(-(tokens.sums[t] << (weights.format.bits - 1)));
+    _mm512_storeu_si512(sums + (t - first_token) * tile_rows, start);
+    _mm512_storeu_si512(sums + (t - first_token) * tile_rows + 16, start);
   }
+  TokenCounts shaped;
   for (std::size_t column = 0; column < padded; column += chunk) {
     const std::size_t depth = padded - column < chunk ? padded - column : chunk;
-    avx512vnni::fill_panels(weights, rows, column, depth, panels);
-    shape_tiles(amx_rows, amx_rows);
-    std::size_t t = 0;
-    for (; t + 2 * amx_rows <= count; t += 2 * amx_rows) multiply_tokens<true>(panels, depth, tokens.tile(first + t) + column, padded, sums + t * tile_rows);
-    if (const std::size_t left = count - t; left != 0) {
-      shape_tiles(left < amx_rows ? left : amx_rows, left > amx_rows ? left - amx_rows : 0);
-      if (left > amx_rows)
-        multiply_tokens<true>(panels, depth, tokens.tile(first + t) + column, padded, sums + t * tile_rows);
+    avx512vnni::fill_panels(weights, rows, column, depth, panels, panel_bytes);
+    for (std::size_t tile = first_tile; tile < end_tile; tile += 2) {
+      const bool two = tile + 1 < end_tile;
+      const std::size_t begin = tokens.first_of(tile), middle = tokens.first_of(tile + 1), end = two ? tokens.first_of(tile + 2) : middle;
+      const TokenCounts counts{middle - begin, end - middle};
+      if (counts != shaped) shape_registers(shaped = counts);
+      const std::byte* const first = tokens.tile(tile) + column * tile_tokens;
+      std::int32_t *const first_sums = sums + (begin - first_token) * tile_rows, *const second_sums = sums + (middle - first_token) * tile_rows;
+      if (two)
+        multiply_tiles<true>(panels, depth, first, tokens.tile(tile + 1) + column * tile_tokens, first_sums, second_sums);
       else
-        multiply_tokens<false>(panels, depth, tokens.tile(first + t) + column, padded, sums + t * tile_rows);
+        multiply_tiles<false>(panels, depth, first, nullptr, first_sums, nullptr);
     }
-    for (t = 0; t < count; ++t) avx512vnni::multiply_high(panels, column, column + depth, tokens, first + t, high_done[t], sums + t * tile_rows);
+    for (std::size_t t = first_token; t < end_token; ++t)
+      avx512vnni::multiply_high<panel_bytes>(panels, column, column + depth, tokens, t, high_done[t - first_token], sums + (t - first_token) * tile_rows);
   }
   asm volatile("tilerelease" ::: "memory");
 }

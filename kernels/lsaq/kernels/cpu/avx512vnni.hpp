@@ -180,7 +180,8 @@ LSAQ_VNNI_KERNEL void multiply_tile(const std::byte* panels, std::size_t depth, 
   }
 }
 
-/// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end): blocks from `done` on, which moves.
+/// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end), `Apart` bytes: blocks from `done` on, which moves.
+template <std::size_t Apart = 16 * panel_depth>
 LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column, std::size_t end, const TokenCodes& tokens, std::size_t token,
                                     std::uint32_t& done, std::int32_t* sums) noexcept {
   const std::size_t slots = token * tokens.high_limit, count = tokens.high_counts[token];
@@ -192,9 +193,9 @@ LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column,
     for (unsigned units = tokens.high_units[slots + done]; units != 0; units >>= 1, w += 16 * code_unit, high += code_unit) {
       if ((units & 1) == 0) continue;
       LSAQ_MULTIPLY_BROADCAST(a0, _mm512_load_si512(w), high);
-      LSAQ_MULTIPLY_BROADCAST(b0, _mm512_load_si512(w + 16 * panel_depth), high);
+      LSAQ_MULTIPLY_BROADCAST(b0, _mm512_load_si512(w + Apart), high);
       LSAQ_MULTIPLY_BROADCAST(a1, _mm512_load_si512(w + 64), high + 4);
-      LSAQ_MULTIPLY_BROADCAST(b1, _mm512_load_si512(w + 16 * panel_depth + 64), high + 4);
+      LSAQ_MULTIPLY_BROADCAST(b1, _mm512_load_si512(w + Apart + 64), high + 4);
     }
   }
   const __m512i a = _mm512_maskz_slli_epi32(0xffff, _mm512_add_epi32(a0, a1), 7), b = _mm512_maskz_slli_epi32(0xffff, _mm512_add_epi32(b0, b1), 7);
@@ -202,21 +203,23 @@ LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column,
   _mm512_storeu_si512(sums + 16, _mm512_add_epi32(_mm512_loadu_si512(sums + 16), b));
 }
 
-/// Unpacks columns [column, column + depth) of up to 32 rows into two panels; a missing row is the last one again: its sums are never used.
+/// Unpacks columns [column, column + depth) of up to 32 rows into two panels, `apart` bytes; a missing row is the last one again: its sums are never used.
 template <unsigned Bits>
-LSAQ_VNNI_KERNEL void fill_panels_of(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
+LSAQ_VNNI_KERNEL void fill_panels_of(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels,
+                                     std::size_t apart) noexcept {
   for (std::size_t half = 0; half < 2; ++half) {
     const std::byte* row[16];
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < 16; ++r) row[r] = weights.row(16 * half + r < rows ? 16 * half + r : rows - 1);
-    for (std::size_t c = 0; c < depth; c += 64) unpack_panel64<Bits>(row, (column + c) * Bits / 8, weights.row_bytes, panels + 16 * (half * panel_depth + c));
+    for (std::size_t c = 0; c < depth; c += 64) unpack_panel64<Bits>(row, (column + c) * Bits / 8, weights.row_bytes, panels + half * apart + 16 * c);
   }
 }
 
-inline void fill_panels(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels) noexcept {
+inline void fill_panels(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels,
+                        std::size_t apart = 16 * panel_depth) noexcept {
   static constexpr decltype(&fill_panels_of<2>) of_bits[] = {fill_panels_of<2>, fill_panels_of<3>, fill_panels_of<4>, fill_panels_of<5>,
                                                              fill_panels_of<6>, fill_panels_of<7>, fill_panels_of<8>};
-  of_bits[weights.format.bits - 2](weights, rows, column, depth, panels);
+  of_bits[weights.format.bits - 2](weights, rows, column, depth, panels, apart);
 }
 
 LSAQ_VNNI void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,

@@ -40,13 +40,13 @@ LSAQ_VNNI_HELPER __m256i narrow32(__m512i first, __m512i second) noexcept {
 
 LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
   if (codes.layout.step != 1) return avx2::place(x, inverse_scales, tile, lane, codes);
-  const std::size_t token = codes.first_of(tile) + lane, lanes = codes.layout.lanes;
+  const std::size_t token = codes.first_of(tile) + lane, lanes = codes.layout.lanes, run = codes.layout.run;
   const std::size_t padded = padded_columns(codes.columns);
   const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
   const std::uint16_t* const high_end = high_block + codes.high_counts[token];
   const std::uint8_t* high_units = codes.high_units + token * codes.high_limit;
   std::int8_t* high = codes.high + token * codes.high_limit * code_block;
-  std::byte* out = codes.tile(tile) + 4 * lane;
+  std::byte* out = codes.tile(tile) + run * lane;
   const __m512i zero = _mm512_setzero_si512();
   const bool by_block = codes.scales_per_token != 1;
   std::int32_t* const sums = codes.sums + token * codes.scales_per_token;
@@ -71,8 +71,8 @@ LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t ti
       high += code_block;
     }
     const __m256i low = narrow32(q0, q1);
-    if (lanes == 1) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + first), low);
+    if (lanes == 1 || run >= code_block) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + first / run * run * lanes + first % run), low);
     } else {
       alignas(32) std::uint32_t words[8];
       _mm256_store_si256(reinterpret_cast<__m256i*>(words), low);

@@ -10,7 +10,7 @@ namespace lsaq::inline v0 {
 
 inline constexpr std::size_t tile_rows = 32;               ///< weight rows that tiles of tokens are multiplied with at once
 inline constexpr std::size_t dot_tokens_max = 15;          ///< up to so many tokens, rows of weights meet rows of tokens; more are tiles
-inline constexpr std::size_t largest_pass_of_tokens = 192; ///< tokens of one dot_tiles()
+inline constexpr std::size_t largest_pass_of_tokens = 264; ///< tokens of one dot_tiles(): half of a prompt's usual 512 in any path's tiles
 
 /// Scales of up to tile_rows rows of weights for a range of columns: that of row r in group g is data[(r / 16 * groups + g - first) * 16 + r % 16].
 struct PanelScales {

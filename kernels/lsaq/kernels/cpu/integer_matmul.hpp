@@ -109,7 +109,15 @@ inline std::size_t rows_at_once(std::size_t row_bytes, std::size_t tokens, std::
   return tokens <= one_pass ? room : std::min(room, cached);
 }
 
-/// y[t * y_stride + r] = row r of `weights` x token t, scaled, for `rows` rows from `first_row` on, which y begins with. Uses 60 KiB of stack.
+/// Tiles of tokens that meet all rows before the next ones do: one pass, if a second-level cache keeps it over the rows; else all, so that rows are read once.
+inline std::size_t tiles_kept_for_all_rows(const TokenCodes& tokens, std::size_t tiles_at_once) noexcept {
+  constexpr std::size_t cached_bytes = 1280 << 10;
+  const std::size_t pass_bytes = tiles_at_once * tokens.layout.lanes * padded_columns(tokens.columns) * tokens.layout.width;
+  return tokens.tokens > dot_tokens_max && pass_bytes <= cached_bytes ? tiles_at_once : tokens.tiles();
+}
+
+/// y[t * y_stride + r] = row r of `weights` x token t, scaled, for `rows` rows from `first_row` on, which y begins with. Uses 76 KiB of stack,
+/// with AMX 108.
 inline void multiply_codes(const CpuKernels& kernels, const IntegerKernels& integer, const WeightRows& weights, std::size_t first_row, std::size_t rows,
                            const TokenCodes& tokens, const RowScales& scales, float* y, std::size_t y_stride) noexcept {
   constexpr std::size_t most_sums = largest_pass_of_tokens * tile_rows;
@@ -117,20 +125,23 @@ inline void multiply_codes(const CpuKernels& kernels, const IntegerKernels& inte
   alignas(64) float row_scales[most_sums / 4];
   const bool in_rows = tokens.layout.lanes == 1 && tokens.tokens <= dot_tokens_max;
   const std::size_t at_once = in_rows ? rows_at_once(weights.row_bytes, tokens.tokens, most_sums) : tile_rows;
-  const std::size_t tiles_at_once = largest_pass_of_tokens / tokens.layout.lanes;
-  for (std::size_t row = 0; row < rows; row += at_once) {
-    const std::size_t count = std::min(at_once, rows - row);
-    const WeightRows part = weights.from(first_row + row);
-    scales.widen(kernels, first_row + row, count, row_scales);
-    if (in_rows) {
-      integer.dot_rows(part, count, tokens, sums, at_once);
-      integer.finish(sums, at_once, count, tokens.tokens, tokens.scales, row_scales, y + row, y_stride);
-      continue;
-    }
-    for (std::size_t tile = 0; tile < tokens.tiles(); tile += tiles_at_once) {
-      const std::size_t end = std::min(tile + tiles_at_once, tokens.tiles()), first = tokens.first_of(tile);
-      integer.dot_tiles(part, count, tokens, tile, end, sums);
-      integer.finish(sums, tile_rows, count, tokens.first_of(end) - first, tokens.scales + first, row_scales, y + first * y_stride + row, y_stride);
+  const std::size_t tiles_at_once = largest_pass_of_tokens / tokens.layout.lanes, tiles_kept = tiles_kept_for_all_rows(tokens, tiles_at_once);
+  for (std::size_t kept = 0; kept < tokens.tiles(); kept += tiles_kept) {
+    const std::size_t end_kept = std::min(kept + tiles_kept, tokens.tiles());
+    for (std::size_t row = 0; row < rows; row += at_once) {
+      const std::size_t count = std::min(at_once, rows - row);
+      const WeightRows part = weights.from(first_row + row);
+      scales.widen(kernels, first_row + row, count, row_scales);
+      if (in_rows) {
+        integer.dot_rows(part, count, tokens, sums, at_once);
+        integer.finish(sums, at_once, count, tokens.tokens, tokens.scales, row_scales, y + row, y_stride);
+        continue;
+      }
+      for (std::size_t tile = kept; tile < end_kept; tile += tiles_at_once) {
+        const std::size_t end = std::min(tile + tiles_at_once, end_kept), first = tokens.first_of(tile);
+        integer.dot_tiles(part, count, tokens, tile, end, sums);
+        integer.finish(sums, tile_rows, count, tokens.first_of(end) - first, tokens.scales + first, row_scales, y + first * y_stride + row, y_stride);
+      }
     }
   }
 }
@@ -146,7 +157,7 @@ inline void prefetch_scales(const WeightRows& weights, std::size_t row, std::siz
   for (std::size_t at = bytes * column / columns; at < last; at += cache_line) __builtin_prefetch(groups.data + row * row_bytes + at, 0, 2);
 }
 
-/// The same with scales of groups, and of tokens' blocks. `scales` are of rows where the weights have no groups. Uses 80 KiB of stack.
+/// The same with scales of groups, and of tokens' blocks. `scales` are of rows where the weights have no groups. Uses 84 KiB of stack.
 inline void multiply_blocks(const CpuKernels& kernels, const IntegerKernels& integer, const WeightRows& weights, std::size_t first_row, std::size_t rows,
                             const TokenCodes& tokens, const RowScales& scales, float* y, std::size_t y_stride) noexcept {
   constexpr std::size_t range = 4096; // columns whose scales are widened at once

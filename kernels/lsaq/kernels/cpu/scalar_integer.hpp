@@ -15,7 +15,7 @@ inline void unit_maxima(const float* x, std::size_t columns, std::uint32_t* maxi
 /// Writes the codes of columns [first, first + count) of a lane; those of a block with two planes into `high` too.
 inline void place_codes(const int* q, std::size_t first, std::size_t count, std::byte* tile, std::size_t lane, TokenLayout layout, std::int8_t* high,
                         unsigned units) noexcept {
-  const std::size_t run = 4 / layout.width; // columns a token has in turn
+  const std::size_t run = layout.run / layout.width; // columns a token has in turn
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t column = layout.position(first + i);
     std::byte* const at = tile + ((column / run * layout.lanes + lane) * run + column % run) * layout.width;

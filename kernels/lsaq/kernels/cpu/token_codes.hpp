@@ -14,7 +14,7 @@
 // Where weights have scales for groups of columns, sums end with every group anyway. Then (Scaling::block) each block of 32 columns of a token has a scale of
 // its own, scale = m / 127, and q has 8 bits: one plane.
 //
-// In memory the codes are tiles of `lanes` tokens; in each, every token has 4 bytes in turn:
+// In memory the codes are tiles of `lanes` tokens; in each, every token has `run` bytes in turn, here 4:
 //
 //   width 1 (low plane): byte  [tile][column / 4][lane][column % 4]      high planes of blocks of 32 columns beside it
 //   width 2 (q whole):   16 bit [tile][column / 2][lane][column % 2]
@@ -38,6 +38,7 @@ struct TokenLayout {
   std::size_t width = 1; ///< bytes of a column: 1, planes; 2, whole
   std::size_t lanes = 1; ///< tokens of a tile
   std::size_t step = 1;  ///< 1, 2 or 4: how columns are sorted within blocks
+  std::size_t run = 4;   ///< 4 or 64: bytes a token has in turn
 
   /// Where a column's byte is in a row of the planes.
   constexpr std::size_t position(std::size_t column) const noexcept { return column / 32 * 32 + column % step * (32 / step) + column % 32 / step; }
