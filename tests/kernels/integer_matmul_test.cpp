@@ -42,7 +42,8 @@ struct PlainToken {
 
 std::int8_t stored8(const TokenCodes& codes, std::size_t tile, std::size_t lane, std::size_t column) {
   column = codes.layout.position(column);
-  return static_cast<std::int8_t>(codes.tile(tile)[(column / 4 * codes.layout.lanes + lane) * 4 + column % 4]);
+  const std::size_t run = codes.layout.run;
+  return static_cast<std::int8_t>(codes.tile(tile)[(column / run * codes.layout.lanes + lane) * run + column % run]);
 }
 
 std::int16_t stored16(const TokenCodes& codes, std::size_t tile, std::size_t lane, std::size_t column) {

@@ -1,5 +1,5 @@
 // Integer products for x86-64 with AMX (Sapphire Rapids and later): tdpbsud multiplies 16 tokens' rows of 64 signed bytes with 64 columns of 16 rows of unsigned
-// codes at once, four times what vpdpbusd does in that time.
+// codes at once, eight times what vpdpbusd does in that time.
 //
 // Few tokens are avx512vnni's. Of many, two tiles of up to 16 tokens at a time, [column / 64][token][column % 64], meet the two panels that it unpacks: four tile
 // registers of sums, which stay over a panel's depth, two of tokens and two of codes.
