@@ -1,6 +1,7 @@
 // Memory larger than any last-level cache, in huge pages: what is read from it comes from DRAM, and page tables are no part of the measurement.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -8,11 +9,19 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace bench {
 
-inline constexpr std::size_t beyond_caches = std::size_t{256} << 20;
+/// Bytes that don't stay in a last-level cache: twice as many as it has, where that is known, at least 256 MiB.
+inline std::size_t beyond_caches() {
+  constexpr std::size_t least = std::size_t{256} << 20;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  if (const long cache = sysconf(_SC_LEVEL3_CACHE_SIZE); cache > 0) return std::max(least, 2 * static_cast<std::size_t>(cache));
+#endif
+  return least;
+}
 
 /// Bytes aligned to a huge page, written once so that they are there. Move-only.
 class HugeBlock {

@@ -91,7 +91,7 @@ private:
     view_ = view;
     bytes_ = bytes.size();
     stride_ = (bytes_ + 63) / 64 * 64;
-    copies_ = bench::beyond_caches / stride_ + 1;
+    copies_ = bench::beyond_caches() / stride_ + 1;
     block_.emplace(copies_ * stride_);
     for (std::size_t i = 0; i < copies_; ++i) std::memcpy(block_->data() + i * stride_, bytes.data(), bytes_);
   }

@@ -90,12 +90,13 @@ template <std::size_t streams> bool read_memory(const std::byte* from, std::size
 /// hold nothing of the caller's.
 inline double read_bandwidth(lsaq::ExecutorRef executor) {
   using Clock = std::chrono::steady_clock;
-  constexpr std::size_t slice = std::size_t{8} << 20;  // several a thread even out their speeds
-  static const HugeBlock block(beyond_caches + slice); // the last slice is only asked for, never read
+  constexpr std::size_t slice = std::size_t{8} << 20; // several a thread even out their speeds
+  static const std::size_t size = beyond_caches() / slice * slice;
+  static const HugeBlock block(size + slice); // the last slice is only asked for, never read
   const auto bytes_a_second = [&](auto&& read) {
     const auto start = Clock::now();
-    executor.parallel_for(beyond_caches / slice, [&](std::size_t i) { read(block.data() + i * slice, slice); });
-    return static_cast<double>(beyond_caches) / std::chrono::duration<double>(Clock::now() - start).count();
+    executor.parallel_for(size / slice, [&](std::size_t i) { read(block.data() + i * slice, slice); });
+    return static_cast<double>(size) / std::chrono::duration<double>(Clock::now() - start).count();
   };
   if (!read_memory<1>(block.data(), 1024)) return 0;
   return std::max(bytes_a_second(read_memory<1>), bytes_a_second(read_memory<4>));

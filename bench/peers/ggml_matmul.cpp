@@ -6,6 +6,8 @@
 // and the least seconds of a product, and its error. A graph holds a batch of products, each with the next of many copies of the weights, as the layers of a
 // model are: more of them than caches hold. The error is that of one product against plain loops over the dequantized weights, relative to their size;
 // activations are quantized too, so it is near 1%, and above 3% the program refuses.
+#include "../huge_block.hpp"
+
 #include <ggml-alloc.h>
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
@@ -35,7 +37,6 @@ struct Free {
 template <class T> using Owned = std::unique_ptr<T, Free>;
 
 constexpr std::int64_t distinct_rows = 64; ///< repeated below each other: quantizing all rows would take longer than measuring
-constexpr std::size_t beyond_caches = std::size_t{256} << 20;
 
 struct Case {
   ggml_type type;
@@ -99,7 +100,7 @@ double error_of(const Case& c, const Rows& rows, const std::vector<float>& input
 void measure(const Case& c, const Rows& rows, ggml_backend_buffer_type_t type, const char* name) {
   const Owned<ggml_backend> backend(ggml_backend_cpu_init());
   ggml_backend_cpu_set_n_threads(backend.get(), c.threads);
-  const std::size_t bytes = ggml_row_size(c.type, c.columns) * c.rows, copies = beyond_caches / bytes + 1;
+  const std::size_t bytes = ggml_row_size(c.type, c.columns) * c.rows, copies = bench::beyond_caches() / bytes + 1;
   const Owned<ggml_context> weight_context = new_context(copies);
   std::vector<ggml_tensor*> weights(copies);
   for (ggml_tensor*& copy : weights) copy = ggml_new_tensor_2d(weight_context.get(), c.type, c.columns, c.rows);

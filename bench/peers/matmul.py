@@ -7,7 +7,7 @@ ggml_matmul.cpp beside this script is compiled against it and measures F16, Q8_0
 products it has; activations are BF16 for the weight-only ones, FP32 and quantized on the way for the dynamic ones, as ours and ggml's are FP32. Whatever is not
 there is named and left out.
 
-Everybody takes the next of many copies of the weights for each product, more than 256 MB of them, in huge pages. Each round runs our program and every peer once,
+Everybody takes the next of many copies of the weights for each product, more than twice the last-level cache and 256 MB of them, in huge pages. Each round runs our program and every peer once,
 each for a few batches, whose median counts; the tables give median and minimum over the rounds of the time ratios peer / ours: 8-bit peers against INT8, 4-bit
 against INT4, F16 against F16, by channel and by groups of 32.
 """
@@ -30,7 +30,12 @@ SHAPES = ("4096x4096", "11008x4096", "4096x11008", "576x576", "1536x576", "576x1
 OURS = {16: ("f16",), 8: ("int8/channel", "int8/group:32"), 4: ("int4/channel", "int4/group:32")}
 GGML_TYPES = {"f16": 16, "q8_0": 8, "q4_0": 4, "q4_K": 4}
 BATCHES = 5
-BEYOND_CACHES = 256 << 20
+
+
+def beyond_caches():
+    """As bench/huge_block.hpp has it."""
+    cache = subprocess.run(["getconf", "LEVEL3_CACHE_SIZE"], capture_output=True, text=True).stdout.strip()
+    return max(256 << 20, 2 * int(cache or 0))
 
 
 def isas(program):
@@ -121,7 +126,7 @@ class Torch:
             return print(f"{name} does not take part: {type(problem).__name__}: {problem}")
         if not error < (0.03 if bits == 8 else 0.15):
             return print(f"{name} does not take part: its product is off by {error:.0%}")
-        count = BEYOND_CACHES // (weights.numel() * bits // 8) + 1
+        count = beyond_caches() // (weights.numel() * bits // 8) + 1
         self.peers[name] = (bits, dtype, [first] + [copy() for _ in range(count - 1)], product)
 
     def seconds(self, name, tokens, threads):
