@@ -90,6 +90,14 @@ inline TokenLayout layout(unsigned bits, std::size_t tokens, Scaling scaling) no
   return {.width = 1, .lanes = tile_tokens, .run = row_bytes};
 }
 
+/// Fetches `bytes` of each of the tile_rows rows that follow, if there are any, into the second-level cache.
+inline void fetch_next_rows(const WeightRows& weights, std::size_t at, std::size_t bytes) noexcept {
+  constexpr std::size_t cache_line = 64;
+  const auto first = reinterpret_cast<std::uintptr_t>(weights.data) + tile_rows * weights.row_bytes;
+  for (std::size_t r = 0; r < tile_rows; ++r)
+    for (std::size_t byte = 0; byte < bytes; byte += cache_line) __builtin_prefetch(reinterpret_cast<const void*>(first + r * weights.row_bytes + at + byte), 0, 2);
+}
+
 LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
                         std::int32_t* sums) noexcept {
   alignas(64) std::byte panels[2 * panel_bytes];
@@ -101,6 +109,7 @@ LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const Token
     _mm512_storeu_si512(sums + (t - first_token) * tile_rows, start);
     _mm512_storeu_si512(sums + (t - first_token) * tile_rows + 16, start);
   }
+  const std::size_t row_part = weights.format.bits * chunk / 8 / ((end_tile - first_tile + 1) / 2) + 1; // of a row's bytes in a chunk, for each pair of tiles
   TokenCounts shaped;
   for (std::size_t column = 0; column < padded; column += chunk) {
     const std::size_t depth = padded - column < chunk ? padded - column : chunk;
@@ -110,6 +119,7 @@ LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const Token
       const std::size_t begin = tokens.first_of(tile), middle = tokens.first_of(tile + 1), end = two ? tokens.first_of(tile + 2) : middle;
       const TokenCounts counts{middle - begin, end - middle};
       if (counts != shaped) shape_registers(shaped = counts);
+      fetch_next_rows(weights, column * weights.format.bits / 8 + (tile - first_tile) / 2 * row_part, row_part);
       const std::byte* const first = tokens.tile(tile) + column * tile_tokens;
       std::int32_t *const first_sums = sums + (begin - first_token) * tile_rows, *const second_sums = sums + (middle - first_token) * tile_rows;
       if (two)

@@ -38,16 +38,33 @@ inline float block_scale(std::uint32_t maximum) noexcept {
 /// Units of the longest token.
 inline constexpr std::size_t most_token_units = most_integer_columns / code_unit;
 
+/// Number k of the `count` values in descending order, k < count; none is above `largest`. Those that may be it are found by their distance from the largest,
+/// counted in sixteenths of a power of two: sorting all would take longer than making the codes.
+inline std::uint32_t in_descending_order(const std::uint32_t* values, std::size_t count, std::size_t k, std::uint32_t largest) noexcept {
+  constexpr unsigned sixteenth = 19; // bits of a float below its exponent's and the four highest of its fraction
+  constexpr std::uint32_t last = 255;
+  const auto distance = [&](std::uint32_t value) { return std::min((largest - value) >> sixteenth, last); };
+  std::uint32_t counts[last + 1] = {}, found[most_token_units];
+  for (std::size_t i = 0; i < count; ++i) ++counts[distance(values[i])];
+  std::uint32_t at = 0;
+  for (; k >= counts[at]; ++at) k -= counts[at];
+  std::size_t n = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    found[n] = values[i];
+    n += distance(values[i]) == at;
+  }
+  std::nth_element(found, found + k, found + n, std::greater<>());
+  return found[k];
+}
+
 /// The scale of a token and the units it has in the high plane: token_codes.hpp.
 inline float token_scale(const std::uint32_t* maxima, const TokenCodes& codes, std::size_t token) noexcept {
   const std::size_t units = (codes.columns + code_unit - 1) / code_unit, k = high_units_of(codes.columns);
-  std::uint32_t sorted[most_token_units];
-  sorted[0] = 0;
-  std::copy_n(maxima, units, sorted);
-  if (k < units) std::nth_element(sorted, sorted + k, sorted + units, std::greater<>());
-  const std::uint32_t largest = *std::max_element(sorted, sorted + std::min(k, units));
+  std::uint32_t largest = 0;
+  for (std::size_t u = 0; u < units; ++u) largest = std::max(largest, maxima[u]);
   if (largest >= 0x7f800000u) return block_scale(largest);
-  const std::uint32_t limit = k < units ? std::bit_cast<std::uint32_t>(std::bit_cast<float>(sorted[k]) * plane_slack) : 0;
+  const float first_low = k < units ? std::bit_cast<float>(in_descending_order(maxima, units, k, largest)) : 0.0f;
+  const auto limit = std::bit_cast<std::uint32_t>(first_low * plane_slack);
   std::uint32_t one_plane = 0;
   for (std::size_t u = 0; u < units; ++u)
     if (maxima[u] <= limit) one_plane = std::max(one_plane, maxima[u]);
