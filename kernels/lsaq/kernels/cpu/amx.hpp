@@ -4,7 +4,7 @@
 // Few tokens are avx512vnni's. Of many, two tiles of up to 16 tokens at a time, [column / 64][token][column % 64], meet the two panels that it unpacks: four tile
 // registers of sums, which stay over a panel's depth, two of tokens and two of codes.
 //
-// The instructions are written out: GCC 12's intrinsics don't say what memory they read, and need no flags this way.
+// The instructions are written out: this way they need no flags, and GCC 12 loses part of what its intrinsics load.
 #pragma once
 
 #include <lsaq/kernels/cpu/avx512vnni.hpp>

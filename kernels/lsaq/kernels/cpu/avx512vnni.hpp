@@ -180,7 +180,7 @@ LSAQ_VNNI_KERNEL void multiply_tile(const std::byte* panels, std::size_t depth, 
   }
 }
 
-/// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end), `Apart` bytes: blocks from `done` on, which moves.
+/// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end): blocks from `done` on, which moves.
 template <std::size_t Apart = 16 * panel_depth>
 LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column, std::size_t end, const TokenCodes& tokens, std::size_t token,
                                     std::uint32_t& done, std::int32_t* sums) noexcept {
@@ -203,7 +203,7 @@ LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column,
   _mm512_storeu_si512(sums + 16, _mm512_add_epi32(_mm512_loadu_si512(sums + 16), b));
 }
 
-/// Unpacks columns [column, column + depth) of up to 32 rows into two panels, `apart` bytes; a missing row is the last one again: its sums are never used.
+/// Unpacks columns [column, column + depth) of up to 32 rows into two panels, `apart` bytes from start to start; missing rows are the last one again.
 template <unsigned Bits>
 LSAQ_VNNI_KERNEL void fill_panels_of(const WeightRows& weights, std::size_t rows, std::size_t column, std::size_t depth, std::byte* panels,
                                      std::size_t apart) noexcept {
