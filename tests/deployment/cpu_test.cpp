@@ -335,6 +335,17 @@ TEST_P(CpuBackend, WorkspaceIsTheInputInWholePanelsFromTwelveTokensOn) {
   }
 }
 
+TEST_P(CpuBackend, WorkspaceForAnyWeightsIsEnoughForCodesOfEveryWidth) {
+  const lsaq::Backend<lsaq::Cpu> cpu({}, GetParam());
+  for (unsigned bits = lsaq::min_bits; bits <= lsaq::max_bits; ++bits)
+    for (const lsaq::Grouping grouping : {lsaq::Grouping{}, lsaq::Grouping{.columns = 32}})
+      for (const std::size_t columns : {64, 576, 4100})
+        for (const std::size_t tokens : {12, 16, 17, 33, 512}) {
+          const lsaq::PackedView view{.rows = 1, .columns = columns, .bits = bits, .grouping = grouping};
+          EXPECT_LE(cpu.workspace_bytes(view, tokens), lsaq::Backend<lsaq::Cpu>::workspace_bytes(columns, tokens)) << bits << " " << columns << " " << tokens;
+        }
+}
+
 TEST_P(CpuBackend, ProductsAreRightWithAnyWorkspace) {
   for (const std::size_t tokens : {1, 9, 12, 33, 70}) {
     ThreeProducts products(tokens, random_);

@@ -10,6 +10,7 @@ namespace avxvnni_test {
 TEST(AvxVnni, SumsAreTheOraclesInAvx512sEncodingToo) {
   SKIP_UNLESS_RUNS(lsaq::Isa::avx512vnni);
   integer_agreement::expect_the_oracles_sums(lsaq::avxvnni::integer_kernels<lsaq::avxvnni::Encoding::evex>);
+  integer_agreement::expect_exact_sums_at_the_limits(lsaq::avxvnni::integer_kernels<lsaq::avxvnni::Encoding::evex>);
 }
 
 } // namespace avxvnni_test

@@ -47,4 +47,31 @@ inline void expect_the_oracles_sums(const lsaq::IntegerKernels& integer) {
         }
 }
 
+/// Tokens whose codes are as large as they may be, all of them or in each unit of 8 columns that may have two planes, by their pattern.
+inline std::vector<float> largest_states(std::size_t tokens, std::size_t columns) {
+  std::vector<float> x(tokens * columns);
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t c = 0; c < columns; ++c) {
+      const bool negative = t % 3 == 1 || (t % 3 == 2 && c / 2 % 2 == 1), outlier = t % 2 == 1 && c / 8 % 17 == 3;
+      x[t * columns + c] = (negative ? -1.0f : 1.0f) * (outlier ? 128.0f : 1.0f);
+    }
+  return x;
+}
+
+/// The same where every code and every token is at its limit: no sum of 16 bits on the way may saturate or wrap around.
+inline void expect_exact_sums_at_the_limits(const lsaq::IntegerKernels& integer) {
+  for (unsigned bits = 2; bits <= 8; ++bits)
+    for (const std::size_t columns : {8, 96, 1000, 4200})
+      for (const std::size_t tokens : {1, 5, 16, 23})
+        for (const int byte : {0x00, 0xff}) {
+          constexpr std::size_t rows = 19;
+          const std::vector<std::byte> stored(rows * ((columns * bits + 31) / 32 * 4), static_cast<std::byte>(byte));
+          const lsaq::WeightRows weights{stored.data(), stored.size() / rows, {.element = lsaq::ElementType::f32, .bits = bits}};
+          const std::vector<float> x = largest_states(tokens, columns), scales(rows, 1.0f);
+          ASSERT_EQ(products(integer, weights, rows, columns, x, tokens, Scaling::token, scales),
+                    products(*lsaq::kernels_of(Isa::scalar).integer, weights, rows, columns, x, tokens, Scaling::token, scales))
+              << bits << " bits, " << columns << " columns, " << tokens << " tokens, codes of bytes " << byte;
+        }
+}
+
 } // namespace integer_agreement

@@ -52,6 +52,47 @@ std::int16_t stored16(const TokenCodes& codes, std::size_t tile, std::size_t lan
   return q;
 }
 
+/// What the high plane has for a column of a token: its block's, or what its tile's runs have together.
+long stored_high(const TokenCodes& codes, std::size_t tile, std::size_t lane, std::size_t column) {
+  const std::size_t position = codes.layout.position(column), token = codes.first_of(tile) + lane;
+  long sum = 0;
+  if (codes.layout.runs) {
+    for (const lsaq::HighRun& run : codes.runs_of(tile, column / 64 * 64, column / 64 * 64 + 64))
+      if (run.lane == lane && run.place == position / 4) sum += run.plane[position % 4];
+  } else {
+    for (std::size_t slot = token * codes.high_limit; slot < token * codes.high_limit + codes.high_counts[token]; ++slot)
+      if (codes.high_blocks[slot] == position / 32) sum += codes.high[slot * 32 + position % 32];
+  }
+  return sum;
+}
+
+/// One plane's share of a run: 16 bits have room for its products with unsigned codes of 8 bits, pair by pair.
+void expect_pairs_fit(const std::int8_t* run) {
+  for (int pair = 0; pair < 4; pair += 2) {
+    const int above = std::max<int>(run[pair], 0) + std::max<int>(run[pair + 1], 0), below = std::min<int>(run[pair], 0) + std::min<int>(run[pair + 1], 0);
+    ASSERT_LE(255 * above, 32767);
+    ASSERT_GE(255 * below, -32768);
+  }
+}
+
+void expect_planes_in_limits(const TokenCodes& codes, std::size_t tile) {
+  const std::size_t first = codes.first_of(tile), end = codes.first_of(tile + 1), padded = lsaq::padded_columns(codes.columns);
+  if (codes.layout.width == 2 || codes.high_limit == 0) return;
+  for (std::size_t lane = 0; first + lane < end; ++lane)
+    for (std::size_t c = 0; c < padded; ++c) ASSERT_GE(stored8(codes, tile, lane, c), -127);
+  if (!codes.layout.runs) {
+    for (std::size_t token = first; token < end; ++token) ASSERT_LE(codes.high_counts[token], codes.high_limit);
+    return;
+  }
+  ASSERT_LE(codes.high_counts[tile], codes.layout.lanes * codes.high_limit);
+  ASSERT_EQ(codes.runs_of(tile, 0, padded).size(), codes.high_counts[tile]);
+  if (!codes.layout.pairs) return;
+  for (const lsaq::HighRun& run : codes.runs_of(tile, 0, padded)) expect_pairs_fit(run.plane);
+  for (std::size_t lane = 0; first + lane < end; ++lane)
+    for (std::size_t c = 0; c < padded; c += 4)
+      expect_pairs_fit(reinterpret_cast<const std::int8_t*>(codes.tile(tile)) + c * codes.layout.lanes + 4 * lane);
+}
+
 class IntegerProducts : public testing::TestWithParam<Isa> {
 protected:
   void SetUp() override { SKIP_UNLESS_RUNS(GetParam()); }
@@ -64,6 +105,7 @@ protected:
 INSTANTIATE_TEST_SUITE_P(Paths, IntegerProducts, testing::ValuesIn(lsaq::all_isas), [](const auto& param) { return std::string(name_of(param.param)); });
 
 TEST_P(IntegerProducts, SumsAreTheOracles) { integer_agreement::expect_the_oracles_sums(integer()); }
+TEST_P(IntegerProducts, SumsAtTheLimitsAreTheOraclesToo) { integer_agreement::expect_exact_sums_at_the_limits(integer()); }
 
 TEST_P(IntegerProducts, CodesOfTokensAreTheDefinitions) {
   for (const std::size_t columns : {1, 3, 31, 32, 33, 63, 64, 65, 100, 576, 1000, 4097})
@@ -81,21 +123,13 @@ TEST_P(IntegerProducts, CodesOfTokensAreTheDefinitions) {
             const PlainToken plain({x.data() + token * columns, columns});
             ASSERT_EQ(codes.scales[token], plain.scale);
             ASSERT_EQ(codes.sums[token], std::accumulate(plain.q.begin(), plain.q.end(), 0l));
-            std::size_t high = 0;
             for (std::size_t c = 0; c < lsaq::padded_columns(columns); ++c) {
               const long q = c < columns ? plain.q[c] : 0;
-              if (layout.width == 2) {
-                ASSERT_EQ(stored16(codes, tile, lane, c), q) << columns << " columns, token " << token << ", column " << c;
-                continue;
-              }
-              if (c % 32 == 0 && c != 0 && high < codes.high_counts[token] && codes.high_blocks[token * codes.high_limit + high] < c / 32) ++high;
-              const std::size_t slot = token * codes.high_limit + high;
-              const bool two = high < codes.high_counts[token] && codes.high_blocks[slot] == c / 32;
-              ASSERT_EQ(stored8(codes, tile, lane, c) + (two ? 128 * codes.high[slot * 32 + codes.layout.position(c % 32)] : 0), q)
-                  << columns << " columns, token " << token << ", column " << c;
+              const long stored = layout.width == 2 ? stored16(codes, tile, lane, c) : stored8(codes, tile, lane, c) + 128 * stored_high(codes, tile, lane, c);
+              ASSERT_EQ(stored, q) << columns << " columns, token " << token << ", column " << c;
             }
-            ASSERT_LE(codes.high_counts[token], codes.high_limit);
           }
+          expect_planes_in_limits(codes, tile);
         }
         ASSERT_EQ(seen, tokens);
       }
@@ -248,16 +282,6 @@ TEST_P(IntegerProducts, RowsTooLongForExactSumsKeepFloats) {
 TEST(HighUnits, KeepSumsBelowTheirLimit) {
   for (std::size_t columns = 1; columns <= lsaq::most_integer_columns; columns = columns * 9 / 8 + 1)
     EXPECT_LT(columns * 127 + lsaq::high_units_of(columns) * 8 * (16319 - 127), lsaq::sum_limit);
-}
-
-TEST(HighUnits, AreRunsInEveryOrder) {
-  for (const std::size_t step : {1, 2, 4})
-    for (unsigned units = 0; units < 16; ++units) {
-      unsigned runs = 0;
-      for (std::size_t column = 0; column < 32; ++column)
-        if ((units >> column / 8 & 1) != 0) runs |= 1u << TokenLayout{.step = step}.position(column) / 4;
-      EXPECT_EQ(lsaq::runs_of_units(units, step), runs) << step << " " << units;
-    }
 }
 
 } // namespace integer_matmul_test

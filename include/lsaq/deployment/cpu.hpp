@@ -44,8 +44,12 @@ public:
   /// Enough for weights of any kind with so many columns, on any instruction set.
   static std::size_t workspace_bytes(std::size_t columns, std::size_t tokens) noexcept {
     if (tokens < token_panels_min) return 0;
-    return std::max({float_workspace_bytes(columns, tokens), TokenCodes::bytes(tokens, columns, {.width = 1, .lanes = 12}),
-                     TokenCodes::bytes(tokens, columns, {.width = 2, .lanes = 6}, Scaling::block)});
+    std::size_t needed = float_workspace_bytes(columns, tokens);
+    for (const Isa isa : all_isas)
+      for (unsigned bits = min_bits; bits <= max_bits; ++bits)
+        for (const Scaling scaling : {Scaling::token, Scaling::block})
+          needed = std::max(needed, TokenCodes::bytes(tokens, columns, kernels_of(isa).integer->layout(bits, tokens, scaling), scaling));
+    return needed;
   }
 
   /// y = x W^T for a packed W: x is tokens x W.columns (FP32), y is tokens x W.rows, both the caller's.

@@ -11,7 +11,7 @@
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE {
 
-/// The kernels of one path. Precondition: cpu_runs(isa).
+/// The kernels of one path. Precondition of calling those: cpu_runs(isa); only layout() of the integer ones runs anywhere.
 #if !LSAQ_EXTERN_KERNELS
 inline
 #endif

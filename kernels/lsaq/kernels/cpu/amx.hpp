@@ -87,29 +87,19 @@ LSAQ_AMX_HELPER void multiply_tiles(const std::byte* panels, std::size_t depth, 
 
 inline TokenLayout layout(unsigned bits, std::size_t tokens, Scaling scaling) noexcept {
   if (scaling == Scaling::block || tokens <= dot_tokens_max) return avx512vnni::layout(bits, tokens, scaling);
-  return {.width = 1, .lanes = tile_tokens, .run = row_bytes};
-}
-
-/// Fetches `bytes` of each of the tile_rows rows that follow, if there are any, into the second-level cache.
-inline void fetch_next_rows(const WeightRows& weights, std::size_t at, std::size_t bytes) noexcept {
-  constexpr std::size_t cache_line = 64;
-  const auto first = reinterpret_cast<std::uintptr_t>(weights.data) + tile_rows * weights.row_bytes;
-  for (std::size_t r = 0; r < tile_rows; ++r)
-    for (std::size_t byte = 0; byte < bytes; byte += cache_line) __builtin_prefetch(reinterpret_cast<const void*>(first + r * weights.row_bytes + at + byte), 0, 2);
+  return {.width = 1, .lanes = tile_tokens, .run = row_bytes, .runs = true};
 }
 
 LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                        std::int32_t* sums) noexcept {
+                        std::int32_t* sums, const RowOutputs& outputs) noexcept {
   alignas(64) std::byte panels[2 * panel_bytes];
   const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth);
   const std::size_t first_token = tokens.first_of(first_tile), end_token = tokens.first_of(end_tile);
-  std::uint32_t high_done[largest_pass_of_tokens] = {};
   for (std::size_t t = first_token; t < end_token; ++t) { // what the offset of the codes adds is off from the start
     const __m512i start = _mm512_set1_epi32(-(tokens.sums[t] << (weights.format.bits - 1)));
     _mm512_storeu_si512(sums + (t - first_token) * tile_rows, start);
     _mm512_storeu_si512(sums + (t - first_token) * tile_rows + 16, start);
   }
-  const std::size_t row_part = weights.format.bits * chunk / 8 / ((end_tile - first_tile + 1) / 2) + 1; // of a row's bytes in a chunk, for each pair of tiles
   TokenCounts shaped;
   for (std::size_t column = 0; column < padded; column += chunk) {
     const std::size_t depth = padded - column < chunk ? padded - column : chunk;
@@ -119,7 +109,6 @@ LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const Token
       const std::size_t begin = tokens.first_of(tile), middle = tokens.first_of(tile + 1), end = two ? tokens.first_of(tile + 2) : middle;
       const TokenCounts counts{middle - begin, end - middle};
       if (counts != shaped) shape_registers(shaped = counts);
-      fetch_next_rows(weights, column * weights.format.bits / 8 + (tile - first_tile) / 2 * row_part, row_part);
       const std::byte* const first = tokens.tile(tile) + column * tile_tokens;
       std::int32_t *const first_sums = sums + (begin - first_token) * tile_rows, *const second_sums = sums + (middle - first_token) * tile_rows;
       if (two)
@@ -127,10 +116,11 @@ LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const Token
       else
         multiply_tiles<false>(panels, depth, first, nullptr, first_sums, nullptr);
     }
-    for (std::size_t t = first_token; t < end_token; ++t)
-      avx512vnni::multiply_high<panel_bytes>(panels, column, column + depth, tokens, t, high_done[t - first_token], sums + (t - first_token) * tile_rows);
+    for (std::size_t tile = first_tile; tile < end_tile; ++tile) // after all products: what tile registers have stored cannot be read at once
+      avx512vnni::multiply_high<panel_bytes>(panels, column, column + depth, tokens, tile, sums + (tokens.first_of(tile) - first_token) * tile_rows);
   }
   asm volatile("tilerelease" ::: "memory");
+  avx512vnni::finish(sums, tile_rows, rows, end_token - first_token, tokens.scales + first_token, outputs.row_scales, outputs.of(first_token), outputs.stride);
 }
 
 inline constexpr IntegerKernels integer_kernels{layout, avx2::unit_maxima, avx512vnni::place, avx512vnni::dot_rows,

@@ -180,27 +180,19 @@ LSAQ_VNNI_KERNEL void multiply_tile(const std::byte* panels, std::size_t depth, 
   }
 }
 
-/// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end): blocks from `done` on, which moves.
+/// sums[lane * 32 + r] += 128 * the products of a tile's high planes with two panels of columns [column, end), which are `Apart` bytes apart.
 template <std::size_t Apart = 16 * panel_depth>
-LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column, std::size_t end, const TokenCodes& tokens, std::size_t token,
-                                    std::uint32_t& done, std::int32_t* sums) noexcept {
-  const std::size_t slots = token * tokens.high_limit, count = tokens.high_counts[token];
-  if (done == count || tokens.high_blocks[slots + done] * code_block >= end) return;
-  __m512i a0 = _mm512_setzero_si512(), a1 = a0, b0 = a0, b1 = a0;
-  for (; done < count && tokens.high_blocks[slots + done] * code_block < end; ++done) {
-    const std::byte* w = panels + (tokens.high_blocks[slots + done] * code_block - column) * 16;
-    const std::int8_t* high = tokens.high + (slots + done) * code_block;
-    for (unsigned units = tokens.high_units[slots + done]; units != 0; units >>= 1, w += 16 * code_unit, high += code_unit) {
-      if ((units & 1) == 0) continue;
-      LSAQ_MULTIPLY_BROADCAST(a0, _mm512_load_si512(w), high);
-      LSAQ_MULTIPLY_BROADCAST(b0, _mm512_load_si512(w + Apart), high);
-      LSAQ_MULTIPLY_BROADCAST(a1, _mm512_load_si512(w + 64), high + 4);
-      LSAQ_MULTIPLY_BROADCAST(b1, _mm512_load_si512(w + Apart + 64), high + 4);
-    }
+LSAQ_VNNI_HELPER void multiply_high(const std::byte* panels, std::size_t column, std::size_t end, const TokenCodes& tokens, std::size_t tile,
+                                    std::int32_t* sums) noexcept {
+  for (const HighRun& run : tokens.runs_of(tile, column, end)) {
+    const std::byte* const w = panels + (run.place * std::size_t{4} - column) * 16;
+    std::int32_t* const out = sums + run.lane * tile_rows;
+    __m512i a = _mm512_setzero_si512(), b = a;
+    LSAQ_MULTIPLY_BROADCAST(a, _mm512_load_si512(w), run.plane);
+    LSAQ_MULTIPLY_BROADCAST(b, _mm512_load_si512(w + Apart), run.plane);
+    _mm512_storeu_si512(out, _mm512_add_epi32(_mm512_loadu_si512(out), _mm512_maskz_slli_epi32(0xffff, a, 7)));
+    _mm512_storeu_si512(out + 16, _mm512_add_epi32(_mm512_loadu_si512(out + 16), _mm512_maskz_slli_epi32(0xffff, b, 7)));
   }
-  const __m512i a = _mm512_maskz_slli_epi32(0xffff, _mm512_add_epi32(a0, a1), 7), b = _mm512_maskz_slli_epi32(0xffff, _mm512_add_epi32(b0, b1), 7);
-  _mm512_storeu_si512(sums, _mm512_add_epi32(_mm512_loadu_si512(sums), a));
-  _mm512_storeu_si512(sums + 16, _mm512_add_epi32(_mm512_loadu_si512(sums + 16), b));
 }
 
 /// Unpacks columns [column, column + depth) of up to 32 rows into two panels, `apart` bytes from start to start; missing rows are the last one again.
@@ -211,7 +203,13 @@ LSAQ_VNNI_KERNEL void fill_panels_of(const WeightRows& weights, std::size_t rows
     const std::byte* row[16];
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < 16; ++r) row[r] = weights.row(16 * half + r < rows ? 16 * half + r : rows - 1);
-    for (std::size_t c = 0; c < depth; c += 64) unpack_panel64<Bits>(row, (column + c) * Bits / 8, weights.row_bytes, panels + half * apart + 16 * c);
+    for (std::size_t c = 0; c < depth; c += 64) {
+      if constexpr (Bits < 8) { // parts of cache lines of 16 rows in turn: too little for the machine to see where they go
+#pragma GCC unroll 16
+        for (std::size_t r = 0; r < 16; ++r) __builtin_prefetch(row[r] + (column + c + 512) * Bits / 8);
+      }
+      unpack_panel64<Bits>(row, (column + c) * Bits / 8, weights.row_bytes, panels + half * apart + 16 * c);
+    }
   }
 }
 
@@ -222,22 +220,33 @@ inline void fill_panels(const WeightRows& weights, std::size_t rows, std::size_t
   of_bits[weights.format.bits - 2](weights, rows, column, depth, panels, apart);
 }
 
+/// Fetches a tile's share of columns [column, column + depth) of the tile_rows rows that follow, if there are any, into the second-level cache: while a chunk's
+/// tiles are multiplied, the rows that come next arrive.
+LSAQ_VNNI_HELPER void fetch_next_rows(const WeightRows& weights, std::size_t column, std::size_t depth, std::size_t tile, std::size_t tiles) noexcept {
+  constexpr std::size_t cache_line = 64;
+  const std::size_t bytes = depth * weights.format.bits / 8, end = tile_rows * (tile + 1) / tiles;
+  const auto first = reinterpret_cast<std::uintptr_t>(weights.data) + tile_rows * weights.row_bytes + column * weights.format.bits / 8;
+  for (std::size_t r = tile_rows * tile / tiles; r < end; ++r)
+    for (std::size_t byte = 0; byte < bytes; byte += cache_line) __builtin_prefetch(reinterpret_cast<const void*>(first + r * weights.row_bytes + byte), 0, 2);
+}
+
 LSAQ_VNNI void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                         std::int32_t* sums) noexcept {
+                         std::int32_t* sums, const RowOutputs& outputs) noexcept {
   static constexpr decltype(&multiply_tile<8>) of_count[] = {multiply_tile<8>, multiply_tile<9>, multiply_tile<10>, multiply_tile<11>, multiply_tile<12>};
   alignas(64) std::byte panels[2 * 16 * panel_depth];
   const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth);
-  std::uint32_t high_done[largest_pass_of_tokens] = {};
   const std::size_t first_token = tokens.first_of(first_tile);
   for (std::size_t column = 0; column < padded; column += chunk) {
     const std::size_t depth = padded - column < chunk ? padded - column : chunk;
     fill_panels(weights, rows, column, depth, panels);
     for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
       const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token; // 16 tokens and more make tiles of 8 to 12
-      std::int32_t* out = sums + (token - first_token) * tile_rows;
+      fetch_next_rows(weights, column, depth, tile - first_tile, end_tile - first_tile);
+      std::int32_t* const out = sums + (token - first_token) * tile_rows;
       of_count[count - 8](panels, depth, weights.format.bits, tokens.tile(tile) + column * tile_lanes, tokens.sums + token, column == 0, out);
-      for (std::size_t t = token; t < token + count; ++t, out += tile_rows)
-        multiply_high(panels, column, column + depth, tokens, t, high_done[t - first_token], out);
+      multiply_high(panels, column, column + depth, tokens, tile, out);
+      if (column + depth == padded)
+        finish(out, tile_rows, rows, count, tokens.scales + token, outputs.row_scales, outputs.of(token), outputs.stride);
     }
   }
 }
@@ -304,18 +313,6 @@ LSAQ_VNNI void dot_blocks(const WeightRows& weights, std::size_t rows, const Tok
 }
 
 #undef LSAQ_MULTIPLY_BROADCAST
-
-LSAQ_VNNI void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
-                      float* y, std::size_t y_stride) noexcept {
-  for (std::size_t t = 0; t < tokens; ++t) {
-    const __m512 token_scale = _mm512_set1_ps(token_scales[t]);
-    for (std::size_t r = 0; r < rows; r += 16) {
-      const auto mask = static_cast<__mmask16>(rows - r >= 16 ? 0xffffu : (1u << (rows - r)) - 1u);
-      const __m512 sum = _mm512_maskz_cvtepi32_ps(mask, _mm512_maskz_loadu_epi32(mask, sums + t * stride + r));
-      _mm512_mask_storeu_ps(y + t * y_stride + r, mask, _mm512_mul_ps(_mm512_mul_ps(sum, token_scale), _mm512_maskz_loadu_ps(mask, row_scales + r)));
-    }
-  }
-}
 
 inline constexpr IntegerKernels integer_kernels{layout, avx2::unit_maxima, place, dot_rows, dot_tiles, dot_blocks, finish};
 

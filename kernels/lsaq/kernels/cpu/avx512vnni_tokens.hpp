@@ -1,4 +1,4 @@
-// Tokens become integers with AVX-512 (token_codes.hpp): how the products of avx512vnni.hpp read them, and how they are written.
+// What the integer products of avx512vnni.hpp do with activations before and with sums after (token_codes.hpp).
 #pragma once
 
 #include <lsaq/kernels/cpu/avx512.hpp>
@@ -6,6 +6,7 @@
 
 #if LSAQ_X86
 #define LSAQ_VNNI [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]] inline
+#define LSAQ_VNNI_KERNEL [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c"), gnu::noinline]] inline // registers of its own
 #define LSAQ_VNNI_HELPER [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c"), gnu::always_inline]] inline
 
 namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512vnni {
@@ -16,7 +17,8 @@ inline constexpr std::size_t block_lanes = 6; ///< tokens of a tile whose blocks
 inline TokenLayout layout(unsigned bits, std::size_t tokens, Scaling scaling) noexcept {
   if (scaling == Scaling::block && tokens == 1) return avxvnni::layout(bits, tokens, scaling); // registers of 32 bytes are blocks
   if (scaling == Scaling::block) return {.width = 1, .lanes = std::clamp<std::size_t>(tokens, 1, block_lanes)};
-  return {.width = 1, .lanes = tokens <= dot_tokens_max ? 1 : tile_lanes};
+  if (tokens <= dot_tokens_max) return {.width = 1, .lanes = 1};
+  return {.width = 1, .lanes = tile_lanes, .runs = true};
 }
 
 /// The sums of four registers' lanes.
@@ -38,17 +40,36 @@ LSAQ_VNNI_HELPER __m256i narrow32(__m512i first, __m512i second) noexcept {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm512_maskz_cvtepi32_epi8(0xffff, first)), _mm512_maskz_cvtepi32_epi8(0xffff, second), 1);
 }
 
+/// Splits those runs of a block's codes that one plane has no room for, of which `beyond` has a bit of some columns: q becomes the low plane.
+LSAQ_VNNI void split_planes(__m512i& q0, __m512i& q1, unsigned beyond, std::size_t block, std::size_t tile, std::size_t lane,
+                            const TokenCodes& codes) noexcept {
+  const unsigned runs = (beyond | beyond >> 1 | beyond >> 2 | beyond >> 3) & 0x11111111u, columns = runs * 15;
+  const __m512i half = _mm512_set1_epi32(64);
+  const __m512i upper0 = _mm512_maskz_srai_epi32(static_cast<__mmask16>(columns), _mm512_add_epi32(q0, half), 7);
+  const __m512i upper1 = _mm512_maskz_srai_epi32(static_cast<__mmask16>(columns >> 16), _mm512_add_epi32(q1, half), 7);
+  q0 = _mm512_sub_epi32(q0, _mm512_maskz_slli_epi32(0xffff, upper0, 7));
+  q1 = _mm512_sub_epi32(q1, _mm512_maskz_slli_epi32(0xffff, upper1, 7));
+  const __m256i upper = narrow32(upper0, upper1);
+  if (!codes.layout.runs) {
+    const std::size_t token = codes.first_of(tile) + lane;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes.next_high_block(token)), upper);
+    return codes.append_high_block(token, block);
+  }
+  std::int8_t planes[8][4];
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(planes), upper);
+  for (unsigned left = runs; left != 0; left &= left - 1) {
+    const auto run = static_cast<std::size_t>(__builtin_ctz(left)) / 4;
+    codes.append_high_run(tile, lane, block * 8 + run, planes[run]);
+  }
+}
+
 LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
   if (codes.layout.step != 1) return avx2::place(x, inverse_scales, tile, lane, codes);
   const std::size_t token = codes.first_of(tile) + lane, lanes = codes.layout.lanes, run = codes.layout.run;
   const std::size_t padded = padded_columns(codes.columns);
-  const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
-  const std::uint16_t* const high_end = high_block + codes.high_counts[token];
-  const std::uint8_t* high_units = codes.high_units + token * codes.high_limit;
-  std::int8_t* high = codes.high + token * codes.high_limit * code_block;
   std::byte* out = codes.tile(tile) + run * lane;
   const __m512i zero = _mm512_setzero_si512();
-  const bool by_block = codes.scales_per_token != 1;
+  const bool by_block = codes.scales_per_token != 1, planes = codes.high_limit != 0;
   std::int32_t* const sums = codes.sums + token * codes.scales_per_token;
   __m512i sum = zero;
   for (std::size_t first = 0; first < padded; first += code_block) {
@@ -57,18 +78,11 @@ LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t ti
     __m512i q0 = round16(x + first, left, inverse), q1 = round16(x + first + 16, left > 16 ? left - 16 : 0, inverse);
     sum = _mm512_add_epi32(by_block ? zero : sum, _mm512_add_epi32(q0, q1));
     if (by_block) sums[first / code_block] = _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero));
-    if (high_block != high_end && *high_block == first / code_block) {
-      const __m512i half = _mm512_set1_epi32(64);
-      const unsigned units = *high_units++;
-      const auto is0 = static_cast<__mmask16>((units & 1) * 0xffu + (units >> 1 & 1) * 0xff00u);
-      const auto is1 = static_cast<__mmask16>((units >> 2 & 1) * 0xffu + (units >> 3 & 1) * 0xff00u);
-      const __m512i upper0 = _mm512_maskz_srai_epi32(is0, _mm512_add_epi32(q0, half), 7);
-      const __m512i upper1 = _mm512_maskz_srai_epi32(is1, _mm512_add_epi32(q1, half), 7);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), narrow32(upper0, upper1));
-      q0 = _mm512_sub_epi32(q0, _mm512_maskz_slli_epi32(0xffff, upper0, 7));
-      q1 = _mm512_sub_epi32(q1, _mm512_maskz_slli_epi32(0xffff, upper1, 7));
-      ++high_block;
-      high += code_block;
+    if (planes) {
+      const __m512i limit = _mm512_set1_epi32(low_plane_limit);
+      const unsigned beyond = static_cast<unsigned>(_mm512_cmpgt_epi32_mask(_mm512_maskz_abs_epi32(0xffff, q0), limit)) |
+                              static_cast<unsigned>(_mm512_cmpgt_epi32_mask(_mm512_maskz_abs_epi32(0xffff, q1), limit)) << 16;
+      if (beyond != 0) split_planes(q0, q1, beyond, first / code_block, tile, lane, codes);
     }
     const __m256i low = narrow32(q0, q1);
     if (lanes == 1 || run >= code_block) {
@@ -84,8 +98,21 @@ LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t ti
   if (!by_block) *sums = _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero));
 }
 
+LSAQ_VNNI_KERNEL void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
+                      float* y, std::size_t y_stride) noexcept {
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const __m512 token_scale = _mm512_set1_ps(token_scales[t]);
+    for (std::size_t r = 0; r < rows; r += 16) {
+      const auto mask = static_cast<__mmask16>(rows - r >= 16 ? 0xffffu : (1u << (rows - r)) - 1u);
+      const __m512 sum = _mm512_maskz_cvtepi32_ps(mask, _mm512_maskz_loadu_epi32(mask, sums + t * stride + r));
+      _mm512_mask_storeu_ps(y + t * y_stride + r, mask, _mm512_mul_ps(_mm512_mul_ps(sum, token_scale), _mm512_maskz_loadu_ps(mask, row_scales + r)));
+    }
+  }
+}
+
 } // namespace lsaq::inline v0::inline LSAQ_BASELINE::avx512vnni
 
 #undef LSAQ_VNNI
 #undef LSAQ_VNNI_HELPER
+#undef LSAQ_VNNI_KERNEL
 #endif

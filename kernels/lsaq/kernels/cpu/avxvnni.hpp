@@ -2,8 +2,8 @@
 // a token at once. Everything else is AVX2's; what is added to codes (2^(bits-1)) is taken off at the end, as so often the sum of q.
 //
 // Few tokens: rows of weights, four of them far apart so that memory sees four streams, by rows of tokens.
-// Many tokens: 16 rows are unpacked into two panels in the first-level cache, bytes [column / 4][row][column % 4], and meet tiles of up to 6 tokens,
-// [column / 4][token][column % 4]: 12 sums in registers, every token's four bytes broadcast.
+// Many tokens: 32 rows are unpacked into four panels in the first-level cache, bytes [column / 4][row][column % 4], of which two at a time meet tiles of up to 6
+// tokens, [column / 4][token][column % 4]: 12 sums in registers, every token's four bytes broadcast.
 #pragma once
 
 #include <lsaq/kernels/cpu/avx2.hpp>
@@ -19,13 +19,14 @@ namespace lsaq::inline v0::inline LSAQ_BASELINE::avxvnni {
 enum class Encoding : std::uint8_t { vex, evex };
 
 inline constexpr std::size_t tile_lanes = 6;
-inline constexpr std::size_t panel_depth = 1024; ///< columns of a panel of 8 rows: two of them fill half of a first-level cache
 using avx2::panel_bytes;
-static_assert(panel_bytes == 8 * panel_depth);
+using avx2::panels_of;
+inline constexpr std::size_t panel_depth = panel_bytes / 8; ///< columns of a panel of 8 rows
 
 inline TokenLayout layout(unsigned bits, std::size_t tokens, Scaling scaling) noexcept {
-  const std::size_t lanes = scaling == Scaling::block ? std::clamp<std::size_t>(tokens, 1, tile_lanes) : tokens <= dot_tokens_max ? 1 : tile_lanes;
-  return {.width = 1, .lanes = lanes, .step = avx2::step_of(bits)};
+  if (scaling == Scaling::token && tokens > dot_tokens_max) return {.width = 1, .lanes = tile_lanes, .step = avx2::step_of(bits), .runs = true};
+  const std::size_t most = scaling == Scaling::token ? 1 : tile_lanes;
+  return {.width = 1, .lanes = std::clamp<std::size_t>(tokens, 1, most), .step = avx2::step_of(bits)};
 }
 
 /// sum += products of four unsigned codes with four signed bytes in every lane. Written out since an intrinsic would have one encoding only.
@@ -87,67 +88,51 @@ template <Encoding E, int N>
 LSAQ_AVX2_KERNEL void multiply_tile(const std::byte* panels, std::size_t depth, unsigned bits, const std::byte* tile, const std::int32_t* start, bool first,
                                     std::int32_t* sums) noexcept {
   __m256i a[N], b[N];
-#pragma GCC unroll 6
-  for (int t = 0; t < N; ++t) {
-    const std::int32_t* const out = sums + t * static_cast<int>(tile_rows);
-    a[t] = first ? _mm256_set1_epi32(-(start[t] << (bits - 1))) : avx2::load_bytes(out);
-    b[t] = first ? a[t] : avx2::load_bytes(out + 8);
-  }
+  avx2::load_sums(sums, first, start, bits, a, b);
   multiply<E>(panels, 0, depth, tile, tile_lanes, a, b);
   avx2::store_sums(sums, a, b);
 }
 
-/// sums[r] += 128 * the products of a token's high plane with two panels of columns [column, end): blocks from `done` on, which moves.
-template <Encoding E>
-LSAQ_AVX2_HELPER void multiply_high(const std::byte* panels, std::size_t column, std::size_t end, const TokenCodes& tokens, std::size_t token,
-                                    std::uint32_t& done, std::int32_t* sums) noexcept {
-  const std::size_t slots = token * tokens.high_limit, count = tokens.high_counts[token];
-  if (done == count || tokens.high_blocks[slots + done] * code_block >= end) return;
-  __m256i a = _mm256_setzero_si256(), b = a;
-  for (; done < count && tokens.high_blocks[slots + done] * code_block < end; ++done) {
-    const std::byte* const w = panels + (tokens.high_blocks[slots + done] * code_block - column) * 8;
-    const std::int8_t* const high = tokens.high + (slots + done) * code_block;
-    for (unsigned runs = runs_of_units(tokens.high_units[slots + done], tokens.layout.step); runs != 0; runs &= runs - 1) {
-      const auto c = 4 * static_cast<std::size_t>(__builtin_ctz(runs));
-      const __m256i q = avx2::broadcast(reinterpret_cast<const std::byte*>(high + c));
-      dot<E>(a, avx2::load_bytes(w + 8 * c), q);
-      dot<E>(b, avx2::load_bytes(w + panel_bytes + 8 * c), q);
-    }
-  }
-  avx2::store_bytes(sums, _mm256_add_epi32(avx2::load_bytes(sums), _mm256_slli_epi32(a, 7)));
-  avx2::store_bytes(sums + 8, _mm256_add_epi32(avx2::load_bytes(sums + 8), _mm256_slli_epi32(b, 7)));
-}
-
-/// dot_tiles() of at most 16 rows.
-template <Encoding E>
-LSAQ_AVX2 void dot_half(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                        std::int32_t* sums) noexcept {
-  alignas(64) std::byte panels[2 * panel_bytes];
-  const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth), first_token = tokens.first_of(first_tile);
-  std::uint32_t high_done[largest_pass_of_tokens] = {};
-  for (std::size_t column = 0; column < padded; column += chunk) {
-    const std::size_t depth = padded - column < chunk ? padded - column : chunk;
-    avx2::fill_panels_by<Steps<E>::template Of>(weights, rows, column, depth, panels);
-    for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
-      const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token;
-      const std::byte* const q = tokens.tile(tile) + column * tile_lanes;
-      std::int32_t* out = sums + (token - first_token) * tile_rows;
-      switch (count) { // 16 tokens and more make tiles of 4 to 6
-      case 6: multiply_tile<E, 6>(panels, depth, weights.format.bits, q, tokens.sums + token, column == 0, out); break;
-      case 5: multiply_tile<E, 5>(panels, depth, weights.format.bits, q, tokens.sums + token, column == 0, out); break;
-      default: multiply_tile<E, 4>(panels, depth, weights.format.bits, q, tokens.sums + token, column == 0, out); break;
-      }
-      for (std::size_t t = token; t < token + count; ++t, out += tile_rows)
-        multiply_high<E>(panels, column, column + depth, tokens, t, high_done[t - first_token], out);
+/// sums[lane * 32 + r] += 128 * the products of a tile's high planes with 8 x Panels rows' columns [column, end).
+template <Encoding E, int Panels>
+LSAQ_AVX2_HELPER void multiply_high(const std::byte* panels, std::size_t column, std::size_t end, const TokenCodes& tokens, std::size_t tile,
+                                    std::int32_t* sums) noexcept {
+  for (const HighRun& run : tokens.runs_of(tile, column, end)) {
+    const std::byte* const w = panels + (run.place * std::size_t{4} - column) * 8;
+    const __m256i q = avx2::broadcast(run.plane);
+    std::int32_t* const out = sums + run.lane * tile_rows;
+#pragma GCC unroll 4
+    for (std::size_t p = 0; p < Panels; ++p) {
+      __m256i product = _mm256_setzero_si256();
+      dot<E>(product, avx2::load_bytes(w + p * panel_bytes), q);
+      avx2::store_bytes(out + 8 * p, _mm256_add_epi32(avx2::load_bytes(out + 8 * p), _mm256_slli_epi32(product, 7)));
     }
   }
 }
 
 template <Encoding E>
 LSAQ_AVX2 void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                         std::int32_t* sums) noexcept {
-  dot_half<E>(weights, rows < 16 ? rows : 16, tokens, first_tile, end_tile, sums);
-  if (rows > 16) dot_half<E>(weights.from(16), rows - 16, tokens, first_tile, end_tile, sums + 16);
+                         std::int32_t* sums, const RowOutputs& outputs) noexcept {
+  static constexpr decltype(&multiply_tile<E, 4>) of_count[] = {multiply_tile<E, 4>, multiply_tile<E, 5>, multiply_tile<E, 6>};
+  alignas(64) std::byte panels[4 * panel_bytes];
+  const unsigned bits = weights.format.bits;
+  const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth), first_token = tokens.first_of(first_tile);
+  for (std::size_t column = 0; column < padded; column += chunk) {
+    const std::size_t depth = padded - column < chunk ? padded - column : chunk;
+    avx2::fill_panels_by<Steps<E>::template Of>(weights, rows, column, depth, panels);
+    for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
+      const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token; // 16 tokens and more make tiles of 4 to 6
+      std::int32_t* const out = sums + (token - first_token) * tile_rows;
+      for (std::size_t part = 0; part < panels_of(rows); part += 2)
+        of_count[count - 4](panels + part * panel_bytes, depth, bits, tokens.tile(tile) + column * tile_lanes, tokens.sums + token, column == 0, out + 8 * part);
+      if (rows > 16)
+        multiply_high<E, 4>(panels, column, column + depth, tokens, tile, out);
+      else
+        multiply_high<E, 2>(panels, column, column + depth, tokens, tile, out);
+      if (column + depth == padded)
+        avx2::finish(out, tile_rows, rows, count, tokens.scales + token, outputs.row_scales, outputs.of(token), outputs.stride);
+    }
+  }
 }
 
 /// N tokens of a tile by two panels of `depth` columns from `column` on, block by block: sums[t * 32 + r], added to unless column is 0.
@@ -176,33 +161,26 @@ LSAQ_AVX2_KERNEL void multiply_blocks(const std::byte* panels, std::size_t colum
   }
 }
 
-/// dot_blocks() of at most 16 rows.
 template <Encoding E>
-LSAQ_AVX2 void dot_half_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                               std::size_t column, std::size_t end, const PanelScales& scales, float* sums) noexcept {
+LSAQ_AVX2 void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                          std::size_t column, std::size_t end, const PanelScales& scales, float* sums) noexcept {
   static constexpr decltype(&multiply_blocks<E, 1>) of_count[] = {multiply_blocks<E, 1>, multiply_blocks<E, 2>, multiply_blocks<E, 3>,
                                                                   multiply_blocks<E, 4>, multiply_blocks<E, 5>, multiply_blocks<E, 6>};
-  alignas(64) std::byte panels[2 * panel_bytes];
+  if (tokens.tokens == 1) return avx2::dot_block_rows_by<Steps<E>::template Of>(weights, rows, tokens, column, end, scales, sums);
+  alignas(64) std::byte panels[4 * panel_bytes];
   const std::size_t lanes = tokens.layout.lanes, per_token = tokens.scales_per_token;
   const std::size_t chunk = even_chunk(end - column, panel_depth), first_token = tokens.first_of(first_tile);
   for (; column < end; column += chunk) {
     const std::size_t depth = end - column < chunk ? end - column : chunk;
     avx2::fill_panels_by<Steps<E>::template Of>(weights, rows, column, depth, panels);
     for (std::size_t tile = first_tile; tile < end_tile; ++tile) {
-      const std::size_t token = tokens.first_of(tile);
-      of_count[tokens.first_of(tile + 1) - token - 1](panels, column, depth, weights.format.bits, tokens.tile(tile) + column * lanes, lanes,
-                                                      tokens.scales + token * per_token, tokens.sums + token * per_token, per_token, scales,
-                                                      sums + (token - first_token) * tile_rows);
+      const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token;
+      for (std::size_t part = 0; part < panels_of(rows); part += 2)
+        of_count[count - 1](panels + part * panel_bytes, column, depth, weights.format.bits, tokens.tile(tile) + column * lanes, lanes,
+                            tokens.scales + token * per_token, tokens.sums + token * per_token, per_token, part == 0 ? scales : scales.upper(),
+                            sums + (token - first_token) * tile_rows + 8 * part);
     }
   }
-}
-
-template <Encoding E>
-LSAQ_AVX2 void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                          std::size_t column, std::size_t end, const PanelScales& scales, float* sums) noexcept {
-  if (tokens.tokens == 1) return avx2::dot_block_rows_by<Steps<E>::template Of>(weights, rows, tokens, column, end, scales, sums);
-  dot_half_blocks<E>(weights, rows < 16 ? rows : 16, tokens, first_tile, end_tile, column, end, scales, sums);
-  if (rows > 16) dot_half_blocks<E>(weights.from(16), rows - 16, tokens, first_tile, end_tile, column, end, scales.upper(), sums + 16);
 }
 
 template <Encoding E>

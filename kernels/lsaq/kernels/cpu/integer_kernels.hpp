@@ -46,6 +46,15 @@ struct PanelScales {
   [[gnu::always_inline]] PanelScales upper() const noexcept { return {data + groups * 16, first, groups, columns}; }
 };
 
+/// Where products of rows go, and what they are multiplied by on the way.
+struct RowOutputs {
+  const float* row_scales = nullptr; ///< of the rows
+  float* y = nullptr;                ///< y[t * stride + r] of token t and row r
+  std::size_t stride = 0;
+
+  [[gnu::always_inline]] float* of(std::size_t token) const noexcept { return y + token * stride; }
+};
+
 /// The integer products of one instruction-set path. All are noexcept, allocate nothing and read nothing outside the ranges named.
 struct IntegerKernels {
   /// How this path reads `tokens` tokens beside codes of `bits` bits: with a scale a token, one lane up to dot_tokens_max tokens.
@@ -54,16 +63,18 @@ struct IntegerKernels {
   /// maxima[u] = the largest |x[c]| of unit u of 8 columns as the bits of a float; 0x7f800000 or more if one is not finite.
   void (*unit_maxima)(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept;
 
-  /// Writes q = round_half_even(x * inverse scale) of a token into its lane, both planes, padding, and the sums of q; high_blocks and high_units are there
-  /// already. inverse_scales are one, or as many as scales_per_token.
+  /// Writes q = round_half_even(x * inverse scale) of a token into its lane, both planes, padding, and the sums of q. High planes are
+  /// appended.
+  /// inverse_scales are one, or as many as scales_per_token.
   void (*place)(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept;
 
   /// sums[t * stride + r] for `rows` rows and all tokens, in rows (layout with one lane).
   void (*dot_rows)(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::int32_t* sums, std::size_t stride) noexcept;
 
-  /// sums[(t - first token) * tile_rows + r] for at most tile_rows rows and the tokens of tiles [first_tile, end_tile).
-  void (*dot_tiles)(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                    std::int32_t* sums) noexcept;
+  /// What finish() makes of the sums of at most tile_rows rows and the tokens of tiles [first_tile, end_tile), tile after tile, so that writing them is hidden
+  /// behind the products of the next. `sums`: room for tile_rows of each of these tokens.
+  void (*dot_tiles)(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::int32_t* sums,
+                    const RowOutputs& outputs) noexcept;
 
   /// sums[(t - first token) * tile_rows + r] for at most tile_rows rows and the tokens of tiles [first_tile, end_tile), which have a scale a block: block after
   /// block of columns [column, end), sum = fma(float(sum of code x q), row's scale * token's scale, sum). Begins with 0 where column is 0. Both are multiples

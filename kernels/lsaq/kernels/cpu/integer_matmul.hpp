@@ -57,9 +57,9 @@ inline std::uint32_t in_descending_order(const std::uint32_t* values, std::size_
   return found[k];
 }
 
-/// The scale of a token and the units it has in the high plane: token_codes.hpp.
-inline float token_scale(const std::uint32_t* maxima, const TokenCodes& codes, std::size_t token) noexcept {
-  const std::size_t units = (codes.columns + code_unit - 1) / code_unit, k = high_units_of(codes.columns);
+/// The scale of a token of `columns` columns whose units have these largest magnitudes: token_codes.hpp.
+inline float token_scale(const std::uint32_t* maxima, std::size_t columns) noexcept {
+  const std::size_t units = (columns + code_unit - 1) / code_unit, k = high_units_of(columns);
   std::uint32_t largest = 0;
   for (std::size_t u = 0; u < units; ++u) largest = std::max(largest, maxima[u]);
   if (largest >= 0x7f800000u) return block_scale(largest);
@@ -68,23 +68,7 @@ inline float token_scale(const std::uint32_t* maxima, const TokenCodes& codes, s
   std::uint32_t one_plane = 0;
   for (std::size_t u = 0; u < units; ++u)
     if (maxima[u] <= limit) one_plane = std::max(one_plane, maxima[u]);
-  const float scale = std::max(block_scale(one_plane), scalar::divide(std::bit_cast<float>(largest), static_cast<float>(high_plane_limit)));
-  if (codes.layout.width != 1) return scale;
-  const float inverse = scalar::divide(1.0f, scale);
-  std::uint32_t& count = codes.high_counts[token];
-  for (std::size_t u = 0; u < units; ++u) {
-    if (scalar::round_half_even(std::bit_cast<float>(maxima[u]) * inverse) <= low_plane_limit) continue;
-    const std::size_t block = u * code_unit / code_block, slot = token * codes.high_limit + count;
-    const auto bit = static_cast<std::uint8_t>(1u << u % (code_block / code_unit));
-    if (count != 0 && codes.high_blocks[slot - 1] == block) {
-      codes.high_units[slot - 1] |= bit;
-      continue;
-    }
-    codes.high_blocks[slot] = static_cast<std::uint16_t>(block);
-    codes.high_units[slot] = bit;
-    ++count;
-  }
-  return scale;
+  return std::max(block_scale(one_plane), scalar::divide(std::bit_cast<float>(largest), static_cast<float>(high_plane_limit)));
 }
 
 /// Makes the codes of one token, columns floats at x, in its lane. Where a value is not finite, the scale that it falls under is NaN and the token's codes are
@@ -97,11 +81,10 @@ inline void quantize_token(const IntegerKernels& kernels, const float* x, const 
   float* const scales = codes.scales + token * codes.scales_per_token;
   kernels.unit_maxima(x, codes.columns, maxima);
   std::fill(maxima + units, maxima + padded_columns(codes.columns) / code_unit, 0u); // padding may have a scale
-  codes.high_counts[token] = 0;
   bool finite = true;
   for (std::size_t i = 0; i < codes.scales_per_token; ++i) {
     const std::uint32_t* const of_block = maxima + i * units_of_block;
-    scales[i] = codes.scales_per_token == 1 ? token_scale(maxima, codes, token) : block_scale(*std::max_element(of_block, of_block + units_of_block));
+    scales[i] = codes.scales_per_token == 1 ? token_scale(maxima, codes.columns) : block_scale(*std::max_element(of_block, of_block + units_of_block));
     inverse[i] = scalar::divide(1.0f, scales[i]);
     finite = finite && (std::bit_cast<std::uint32_t>(scales[i]) & 0x7fffffffu) < 0x7f800000u;
   }
@@ -109,13 +92,39 @@ inline void quantize_token(const IntegerKernels& kernels, const float* x, const 
   std::fill_n(codes.sums + token * codes.scales_per_token, codes.scales_per_token, 0);
   const int none[code_block] = {};
   for (std::size_t first = 0; first < padded_columns(codes.columns); first += code_block)
-    scalar::place_codes(none, first, code_block, codes.tile(tile), lane, codes.layout, nullptr, 0);
+    scalar::place_codes(none, first, codes.tile(tile), lane, codes.layout);
+}
+
+/// Brings the runs of a tile's high planes in order, by granules.
+inline void group_high_runs(const TokenCodes& codes, std::size_t tile) noexcept {
+  constexpr std::size_t runs_of_granule = granule / 4;
+  std::uint32_t next[most_integer_columns / granule];
+  std::uint32_t* const ends = codes.high_ends + tile * granules(codes.columns);
+  HighRun* const runs = codes.high_runs + tile * codes.layout.lanes * codes.high_limit;
+  std::fill_n(ends, granules(codes.columns), 0u);
+  for (std::size_t i = 0; i < codes.high_counts[tile]; ++i) ++ends[runs[i].place / runs_of_granule];
+  std::uint32_t sum = 0;
+  for (std::size_t g = 0; g < granules(codes.columns); ++g) {
+    next[g] = sum;
+    ends[g] = sum += ends[g];
+  }
+  for (std::size_t g = 0; g < granules(codes.columns); ++g)
+    while (next[g] != ends[g]) {
+      const std::size_t to = runs[next[g]].place / runs_of_granule;
+      if (to != g) std::swap(runs[next[g]], runs[next[to]]);
+      ++next[to];
+    }
 }
 
 /// Makes the codes of the tokens of one tile; row t of x is token t, x_stride floats apart.
 inline void quantize_tile(const IntegerKernels& kernels, const float* x, std::size_t x_stride, const TokenCodes& codes, std::size_t tile) noexcept {
-  const std::size_t first = codes.first_of(tile);
-  for (std::size_t lane = 0; first + lane < codes.first_of(tile + 1); ++lane) quantize_token(kernels, x + (first + lane) * x_stride, codes, tile, lane);
+  const std::size_t first = codes.first_of(tile), end = codes.first_of(tile + 1);
+  if (codes.layout.runs)
+    codes.high_counts[tile] = 0;
+  else
+    std::fill(codes.high_counts + first, codes.high_counts + end, 0u);
+  for (std::size_t token = first; token < end; ++token) quantize_token(kernels, x + token * x_stride, codes, tile, token - first);
+  if (codes.layout.runs) group_high_runs(codes, tile);
 }
 
 /// Rows of a dot_rows(): as there is room for sums; where it goes through the rows once for every few tokens, those that stay in a second-level cache.
@@ -154,11 +163,8 @@ inline void multiply_codes(const CpuKernels& kernels, const IntegerKernels& inte
         integer.finish(sums, at_once, count, tokens.tokens, tokens.scales, row_scales, y + row, y_stride);
         continue;
       }
-      for (std::size_t tile = kept; tile < end_kept; tile += tiles_at_once) {
-        const std::size_t end = std::min(tile + tiles_at_once, end_kept), first = tokens.first_of(tile);
-        integer.dot_tiles(part, count, tokens, tile, end, sums);
-        integer.finish(sums, tile_rows, count, tokens.first_of(end) - first, tokens.scales + first, row_scales, y + first * y_stride + row, y_stride);
-      }
+      for (std::size_t tile = kept; tile < end_kept; tile += tiles_at_once)
+        integer.dot_tiles(part, count, tokens, tile, std::min(tile + tiles_at_once, end_kept), sums, {row_scales, y + row, y_stride});
     }
   }
 }

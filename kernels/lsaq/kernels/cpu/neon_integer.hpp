@@ -193,7 +193,7 @@ inline void add_high_blocks(const Products& products, const std::byte* panels, s
 }
 
 inline void dot_tiles_by(const Products& products, const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile,
-                         std::size_t end_tile, std::int32_t* sums) noexcept {
+                         std::size_t end_tile, std::int32_t* sums, const RowOutputs& outputs) noexcept {
   alignas(64) std::byte panels[4 * panel_bytes];
   const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth), first_token = tokens.first_of(first_tile);
   std::uint32_t high_done[largest_pass_of_tokens] = {};
@@ -208,6 +208,8 @@ inline void dot_tiles_by(const Products& products, const WeightRows& weights, st
                                        column == 0, out + 8 * p);
       for (std::size_t t = token; t < end; ++t, out += tile_rows)
         add_high_blocks(products, panels, rows, column, depth, tokens, t, high_done[t - first_token], out);
+      if (column + depth == padded)
+        finish(sums + (token - first_token) * tile_rows, tile_rows, rows, end - token, tokens.scales + token, outputs.row_scales, outputs.of(token), outputs.stride);
     }
   }
 }
@@ -262,8 +264,8 @@ inline void dot_rows_codes(const WeightRows& weights, std::size_t rows, const To
 }
 
 inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                      std::int32_t* sums) noexcept {
-  dot_tiles_by(products, weights, rows, tokens, first_tile, end_tile, sums);
+                      std::int32_t* sums, const RowOutputs& outputs) noexcept {
+  dot_tiles_by(products, weights, rows, tokens, first_tile, end_tile, sums, outputs);
 }
 
 inline void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column,

@@ -36,13 +36,24 @@ LSAQ_NEON_HELPER int8x16x2_t narrow_to_bytes(const int32x4_t (&q)[8]) noexcept {
   return {{vmovn_high_s16(vmovn_s16(half[0]), half[1]), vmovn_high_s16(vmovn_s16(half[2]), half[3])}};
 }
 
+/// Splits a block's codes, for which one plane has no room: q becomes the low one.
+inline void split_planes(int32x4_t (&q)[8], std::size_t block, std::size_t token, const TokenCodes& codes) noexcept {
+  int32x4_t upper[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    upper[i] = vrshrq_n_s32(q[i], 7);
+    q[i] = vsubq_s32(q[i], vshlq_n_s32(upper[i], 7));
+  }
+  const int8x16x2_t bytes = narrow_to_bytes(upper);
+  std::int8_t* const high = codes.next_high_block(token);
+  vst1q_s8(high, bytes.val[0]);
+  vst1q_s8(high + 16, bytes.val[1]);
+  codes.append_high_block(token, block);
+}
+
 inline void place(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
   const std::size_t token = codes.first_of(tile) + lane, padded = padded_columns(codes.columns), lanes = codes.layout.lanes;
-  const std::uint16_t* high_block = codes.high_blocks + token * codes.high_limit;
-  const std::uint16_t* const high_end = high_block + codes.high_counts[token];
-  const std::uint8_t* high_units = codes.high_units + token * codes.high_limit;
-  std::int8_t* high = codes.high + token * codes.high_limit * code_block;
-  const bool by_block = codes.scales_per_token != 1;
+  const bool by_block = codes.scales_per_token != 1, planes = codes.high_limit != 0;
   std::int32_t* const sums = codes.sums + token * codes.scales_per_token;
   int32x4_t sum = vdupq_n_s32(0);
   float last[code_block];
@@ -61,19 +72,11 @@ inline void place(const float* x, const float* inverse_scales, std::size_t tile,
       sum = vaddq_s32(sum, q[i]);
     }
     if (by_block) sums[first / code_block] = vaddvq_s32(sum);
-    if (high_block != high_end && *high_block == first / code_block) {
-      const unsigned units = *high_units++;
-      int32x4_t upper[8];
+    if (planes) {
+      int32x4_t largest = vabsq_s32(q[0]);
 #pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) {
-        upper[i] = vandq_s32(vrshrq_n_s32(q[i], 7), vdupq_n_s32(-static_cast<std::int32_t>(units >> i / 2 & 1)));
-        q[i] = vsubq_s32(q[i], vshlq_n_s32(upper[i], 7));
-      }
-      const int8x16x2_t bytes = narrow_to_bytes(upper);
-      vst1q_s8(high, bytes.val[0]);
-      vst1q_s8(high + 16, bytes.val[1]);
-      ++high_block;
-      high += code_block;
+      for (int i = 1; i < 8; ++i) largest = vmaxq_s32(largest, vabsq_s32(q[i]));
+      if (vmaxvq_s32(largest) > low_plane_limit) split_planes(q, first / code_block, token, codes);
     }
     const int8x16x2_t bytes = narrow_to_bytes(q);
     std::int8_t run[code_block];

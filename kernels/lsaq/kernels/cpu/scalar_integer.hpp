@@ -12,39 +12,26 @@ inline void unit_maxima(const float* x, std::size_t columns, std::uint32_t* maxi
   for (std::size_t first = 0; first < columns; first += code_unit) *maxima++ = magnitude_bits(x + first, std::min(code_unit, columns - first));
 }
 
-/// Writes the codes of columns [first, first + count) of a lane; those of a block with two planes into `high` too.
-inline void place_codes(const int* q, std::size_t first, std::size_t count, std::byte* tile, std::size_t lane, TokenLayout layout, std::int8_t* high,
-                        unsigned units) noexcept {
+/// Writes the codes of the block of columns that begins with `first` to a lane, of which it is the low plane where they are bytes.
+inline void place_codes(const int (&q)[code_block], std::size_t first, std::byte* tile, std::size_t lane, TokenLayout layout) noexcept {
   const std::size_t run = layout.run / layout.width; // columns a token has in turn
-  for (std::size_t i = 0; i < count; ++i) {
+  for (std::size_t i = 0; i < code_block; ++i) {
     const std::size_t column = layout.position(first + i);
-    std::byte* const at = tile + ((column / run * layout.lanes + lane) * run + column % run) * layout.width;
-    if (layout.width == 2) {
-      const auto whole = static_cast<std::int16_t>(q[i]);
-      std::memcpy(at, &whole, sizeof whole);
-      continue;
-    }
-    const int upper = high != nullptr && (units >> i / code_unit & 1) != 0 ? (q[i] + 64) >> 7 : 0;
-    *at = static_cast<std::byte>(q[i] - 128 * upper);
-    if (high != nullptr) high[column - first] = static_cast<std::int8_t>(upper);
+    const auto whole = static_cast<std::int16_t>(q[i]);
+    std::memcpy(tile + ((column / run * layout.lanes + lane) * run + column % run) * layout.width, &whole, layout.width); // the lower byte comes first
   }
 }
 
 inline void place(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept {
   const std::size_t token = codes.first_of(tile) + lane;
   const std::size_t padded = padded_columns(codes.columns);
-  std::uint32_t high_done = 0;
   std::fill_n(codes.sums + token * codes.scales_per_token, codes.scales_per_token, 0);
   for (std::size_t first = 0; first < padded; first += code_block) {
     int q[code_block] = {};
     const std::size_t scale = codes.scales_per_token == 1 ? 0 : first / code_block;
     std::int32_t& sum = codes.sums[token * codes.scales_per_token + scale];
     for (std::size_t i = 0; i < code_block && first + i < codes.columns; ++i) sum += q[i] = round_half_even(x[first + i] * inverse_scales[scale]);
-    const std::size_t slot = token * codes.high_limit + high_done;
-    const bool is_high = high_done < codes.high_counts[token] && codes.high_blocks[slot] == first / code_block;
-    place_codes(q, first, code_block, codes.tile(tile), lane, codes.layout, is_high ? codes.high + slot * code_block : nullptr,
-                is_high ? codes.high_units[slot] : 0u);
-    if (is_high) ++high_done;
+    place_codes(q, first, codes.tile(tile), lane, codes.layout);
   }
 }
 
@@ -61,15 +48,6 @@ inline void dot_rows(const WeightRows& weights, std::size_t rows, const TokenCod
       }
       sums[t * stride + r] = sum;
     }
-}
-
-/// Rows are all this path has.
-inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                      std::int32_t* sums) noexcept {
-  TokenCodes part = tokens;
-  part.tokens = end_tile - first_tile;
-  part.low = tokens.tile(first_tile);
-  dot_rows(weights, rows, part, sums, tile_rows);
 }
 
 inline void dot_blocks(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::size_t column,
@@ -96,6 +74,16 @@ inline void finish(const std::int32_t* sums, std::size_t stride, std::size_t row
                    float* y, std::size_t y_stride) noexcept {
   for (std::size_t t = 0; t < tokens; ++t)
     for (std::size_t r = 0; r < rows; ++r) y[t * y_stride + r] = static_cast<float>(sums[t * stride + r]) * token_scales[t] * row_scales[r];
+}
+
+/// Rows are all this path has.
+inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
+                      std::int32_t* sums, const RowOutputs& outputs) noexcept {
+  TokenCodes part = tokens;
+  part.tokens = end_tile - first_tile;
+  part.low = tokens.tile(first_tile);
+  dot_rows(weights, rows, part, sums, tile_rows);
+  finish(sums, tile_rows, rows, part.tokens, tokens.scales + first_tile, outputs.row_scales, outputs.of(first_tile), outputs.stride);
 }
 
 inline constexpr IntegerKernels integer_kernels{layout, unit_maxima, place, dot_rows, dot_tiles, dot_blocks, finish};
