@@ -50,12 +50,14 @@ template <unsigned Bits> LSAQ_AVX2_HELPER __m256i codes32(const std::byte* in) n
 
 constexpr std::size_t bytes_loaded_of_32(unsigned bits) noexcept { return bits == 8 || bits == 4 || bits == 2 ? 4 * bits : 2 * bits + 16; }
 
-/// Codes of 2 to 4 bits, as bytes beside the tokens' planes: sums of pairs run in 16 bits for eight steps, 8 x 2 x 15 x 127 < 2^15.
+inline constexpr std::size_t steps_at_once = 8; ///< of one Step::add()
+
+/// Codes as bytes beside the tokens' planes; add() is for those of 2 to 4 bits: sums of pairs run in 16 bits for eight steps, 8 x 2 x 15 x 127 < 2^15.
 template <unsigned Bits> struct PlanesStep {
   static constexpr unsigned bits = Bits;
   static constexpr bool planes = true;
   static constexpr std::size_t token_bytes = 1;                                           ///< of a column
-  static constexpr std::size_t columns = 32, loaded = bytes_loaded_of_32(Bits), most = 8; ///< codes of a register, bytes they are read from, steps of one add()
+  static constexpr std::size_t columns = 32, loaded = bytes_loaded_of_32(Bits); ///< codes of a register, and the bytes they are read from
 
   LSAQ_AVX2_HELPER static __m256i codes(const std::byte* in) noexcept { return codes32<Bits>(in); }
 
@@ -110,7 +112,7 @@ template <unsigned Bits> struct WholeStep {
   static constexpr unsigned bits = Bits;
   static constexpr bool planes = false;
   static constexpr std::size_t token_bytes = 2;
-  static constexpr std::size_t columns = 16, loaded = 16, most = std::size_t{1} << 32;
+  static constexpr std::size_t columns = 16, loaded = 16;
 
   LSAQ_AVX2_HELPER static __m256i codes(const std::byte* in) noexcept { return wide16<Bits>(in); }
   LSAQ_AVX2_HELPER static void multiply(__m256i& sum, __m256i codes, __m256i q) noexcept { sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes, q)); }
@@ -150,14 +152,17 @@ LSAQ_AVX2_KERNEL void dot_part(const WeightRows& weights, std::size_t part, std:
 #pragma GCC unroll 2
       for (int t = 0; t < T; ++t) sum[s][t] = _mm256_setzero_si256();
     }
-    for (std::size_t first = 0; first < whole; first += Step::most) {
+    for (std::size_t first = 0; first < whole; first += steps_at_once) {
       const std::byte* row_here[row_streams];
       const std::byte* q_here[T];
 #pragma GCC unroll 4
-      for (std::size_t s = 0; s < row_streams; ++s) row_here[s] = row[s] + first * step_bytes;
+      for (std::size_t s = 0; s < row_streams; ++s) {
+        row_here[s] = row[s] + first * step_bytes;
+        fetch_ahead(row_here[s], steps_at_once * step_bytes);
+      }
 #pragma GCC unroll 2
       for (int t = 0; t < T; ++t) q_here[t] = q[t] + first * 32;
-      Step::add(row_here, q_here, whole - first < Step::most ? whole - first : Step::most, sum);
+      Step::add(row_here, q_here, whole - first < steps_at_once ? whole - first : steps_at_once, sum);
     }
     if (whole != steps) {
       const std::byte* end[row_streams];

@@ -55,6 +55,7 @@ LSAQ_AVX512 void dot_streams_of(const WeightRows& weights, std::size_t part, std
       const __m512 x0 = _mm512_loadu_ps(x + c), x1 = _mm512_loadu_ps(x + c + 16);
 #pragma GCC unroll 4
       for (std::size_t s = 0; s < row_streams; ++s) {
+        fetch_ahead(row[s] + bytes * c, 32 * bytes);
         sum0[s] = _mm512_fmadd_ps(load16<T>(row[s] + bytes * c), x0, sum0[s]);
         sum1[s] = _mm512_fmadd_ps(load16<T>(row[s] + bytes * (c + 16)), x1, sum1[s]);
       }

@@ -68,7 +68,10 @@ LSAQ_VNNI_KERNEL void dot_part(const WeightRows& weights, std::size_t part, std:
     for (std::size_t c = 0; c < whole; c += 64) {
       __m512i w[row_streams];
 #pragma GCC unroll 4
-      for (std::size_t s = 0; s < row_streams; ++s) w[s] = codes64<Bits>(row[s] + c * Bits / 8, 64);
+      for (std::size_t s = 0; s < row_streams; ++s) {
+        if (c * Bits / 8 % 64 < 8 * Bits) fetch_ahead(row[s] + c * Bits / 8, 1); // the first step that reads from a cache line
+        w[s] = codes64<Bits>(row[s] + c * Bits / 8, 64);
+      }
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
         const __m512i low = _mm512_loadu_si512(q[t] + c);

@@ -42,7 +42,7 @@ template <Encoding E, unsigned Bits> struct DotStep {
   static constexpr unsigned bits = Bits;
   static constexpr bool planes = true;
   static constexpr std::size_t token_bytes = 1;
-  static constexpr std::size_t columns = 32, loaded = avx2::bytes_loaded_of_32(Bits), most = std::size_t{1} << 32;
+  static constexpr std::size_t columns = 32, loaded = avx2::bytes_loaded_of_32(Bits);
 
   LSAQ_AVX2_HELPER static __m256i codes(const std::byte* in) noexcept { return avx2::codes32<Bits>(in); }
   LSAQ_AVX2_HELPER static void multiply(__m256i& sum, __m256i codes, __m256i q) noexcept { dot<E>(sum, codes, q); }
