@@ -35,7 +35,8 @@ namespace bench {
 /// Four tile registers of sums, as many as two of tokens and two of codes make.
 [[gnu::noinline]] inline double multiply_add_tiles(long rounds) {
   lsaq::amx::shape_registers({16, 16});
-  asm volatile("tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n tilezero %%tmm4\n tilezero %%tmm5\n tilezero %%tmm6\n tilezero %%tmm7" ::);
+  asm volatile(
+      "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n tilezero %%tmm4\n tilezero %%tmm5\n tilezero %%tmm6\n tilezero %%tmm7" ::);
   for (long n = 0; n < rounds; ++n)
     asm volatile("tdpbsud %%tmm6, %%tmm4, %%tmm0\n tdpbsud %%tmm7, %%tmm4, %%tmm1\n tdpbsud %%tmm6, %%tmm5, %%tmm2\n tdpbsud %%tmm7, %%tmm5, %%tmm3" ::);
   asm volatile("tilerelease" ::);
@@ -83,7 +84,8 @@ namespace bench {
 
 #endif
 
-/// Operations a second (two for a multiply-add) of this core now, over some milliseconds, in the sequence of a path and a width of codes; 0 where none is known.
+/// Operations a second (two for a multiply-add) of this core now, over some milliseconds, in the sequence of a path and a width of codes; 0 where none is
+/// known.
 inline double integer_peak([[maybe_unused]] lsaq::Isa isa, [[maybe_unused]] unsigned bits) {
   using Clock = std::chrono::steady_clock;
   [[maybe_unused]] constexpr long rounds = 300'000;

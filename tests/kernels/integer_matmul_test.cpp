@@ -89,8 +89,7 @@ void expect_planes_in_limits(const TokenCodes& codes, std::size_t tile) {
   if (!codes.layout.pairs) return;
   for (const lsaq::HighRun& run : codes.runs_of(tile, 0, padded)) expect_pairs_fit(run.plane);
   for (std::size_t lane = 0; first + lane < end; ++lane)
-    for (std::size_t c = 0; c < padded; c += 4)
-      expect_pairs_fit(reinterpret_cast<const std::int8_t*>(codes.tile(tile)) + c * codes.layout.lanes + 4 * lane);
+    for (std::size_t c = 0; c < padded; c += 4) expect_pairs_fit(reinterpret_cast<const std::int8_t*>(codes.tile(tile)) + c * codes.layout.lanes + 4 * lane);
 }
 
 class IntegerProducts : public testing::TestWithParam<Isa> {

@@ -54,11 +54,11 @@ public:
 
   /// y = x W^T for a packed W: x is tokens x W.columns (FP32), y is tokens x W.rows, both the caller's.
   ///
-  /// Activation<Int8PerToken>: tokens become integers, y is an exact sum, times the token's scale, times the row's; with scales of groups, or Int8PerBlock, sums
-  /// of 32 columns are exact and added up in order. Either is the same to the last bit on every path and for any number of threads and of tokens.
-  /// Activation<Float32>, and rows of more than 65,536 columns: codes are multiplied by FP32 activations and summed in FP32, the same for any number of threads.
-  /// Allocates nothing; uses 180 KiB of stack a thread. A workspace smaller than workspace_bytes() (or not aligned to four bytes) is left unused, which is slower
-  /// for many tokens.
+  /// Activation<Int8PerToken>: tokens become integers, y is an exact sum, times the token's scale, times the row's; with scales of groups, or Int8PerBlock,
+  /// sums of 32 columns are exact and added up in order. Either is the same to the last bit on every path and for any number of threads and of tokens.
+  /// Activation<Float32>, and rows of more than 65,536 columns: codes are multiplied by FP32 activations and summed in FP32, the same for any number of
+  /// threads. Allocates nothing; uses 180 KiB of stack a thread. A workspace smaller than workspace_bytes() (or not aligned to four bytes) is left unused,
+  /// which is slower for many tokens.
   Status matmul(PackedView weights, MatrixView x, MutableMatrixView y, std::span<std::byte> workspace = {}) const noexcept {
     if (weights.bits < min_bits || weights.bits > max_bits) return Status::unsupported;
     WeightRows rows{weights.data, weights.row_bytes(), {.element = ElementType::f32, .bits = weights.bits}};
@@ -141,7 +141,8 @@ private:
       executor_.parallel_for(tasks, [&](std::size_t task) {
         const std::size_t row = blocks * task / tasks * tile_rows;
         const std::size_t end = std::min(blocks * (task + 1) / tasks * tile_rows, shape.rows);
-        (scaling == Scaling::block ? multiply_blocks : multiply_codes)(*kernels_, integer, weights, row, end - row, tokens, scales, y.row(first) + row, y.stride);
+        (scaling == Scaling::block ? multiply_blocks : multiply_codes)(*kernels_, integer, weights, row, end - row, tokens, scales, y.row(first) + row,
+                                                                       y.stride);
       });
     }
     return Status::ok;

@@ -1,8 +1,8 @@
-// Integer products for x86-64 with AMX (Sapphire Rapids and later): tdpbsud multiplies 16 tokens' rows of 64 signed bytes with 64 columns of 16 rows of unsigned
-// codes at once, eight times what vpdpbusd does in that time.
+// Integer products for x86-64 with AMX (Sapphire Rapids and later): tdpbsud multiplies 16 tokens' rows of 64 signed bytes with 64 columns of 16 rows of
+// unsigned codes at once, eight times what vpdpbusd does in that time.
 //
-// Few tokens are avx512vnni's. Of many, two tiles of up to 16 tokens at a time, [column / 64][token][column % 64], meet the two panels that it unpacks: four tile
-// registers of sums, which stay over a panel's depth, two of tokens and two of codes.
+// Few tokens are avx512vnni's. Of many, two tiles of up to 16 tokens at a time, [column / 64][token][column % 64], meet the two panels that it unpacks: four
+// tile registers of sums, which stay over a panel's depth, two of tokens and two of codes.
 //
 // The instructions are written out: this way they need no flags, and GCC 12 loses part of what its intrinsics load.
 #pragma once
@@ -90,8 +90,8 @@ inline TokenLayout layout(unsigned bits, std::size_t tokens, Scaling scaling) no
   return {.width = 1, .lanes = tile_tokens, .run = row_bytes, .runs = true};
 }
 
-LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                        std::int32_t* sums, const RowOutputs& outputs) noexcept {
+LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::int32_t* sums,
+                        const RowOutputs& outputs) noexcept {
   alignas(64) std::byte panels[2 * panel_bytes];
   const std::size_t padded = padded_columns(tokens.columns), chunk = even_chunk(padded, panel_depth);
   const std::size_t first_token = tokens.first_of(first_tile), end_token = tokens.first_of(end_tile);
@@ -123,7 +123,7 @@ LSAQ_AMX void dot_tiles(const WeightRows& weights, std::size_t rows, const Token
   avx512vnni::finish(sums, tile_rows, rows, end_token - first_token, tokens.scales + first_token, outputs.row_scales, outputs.of(first_token), outputs.stride);
 }
 
-inline constexpr IntegerKernels integer_kernels{layout, avx2::unit_maxima, avx512vnni::place, avx512vnni::dot_rows,
+inline constexpr IntegerKernels integer_kernels{layout,    avx2::unit_maxima,      avx512vnni::place, avx512vnni::dot_rows,
                                                 dot_tiles, avx512vnni::dot_blocks, avx512vnni::finish};
 
 inline constexpr CpuKernels kernels = with_integer_products(avx512::kernels, Isa::amx, integer_kernels);

@@ -52,11 +52,11 @@ constexpr std::size_t bytes_loaded_of_32(unsigned bits) noexcept { return bits =
 
 inline constexpr std::size_t steps_at_once = 8; ///< of one Step::add()
 
-/// Codes as bytes beside the tokens' planes; add() is for those of 2 to 4 bits: sums of pairs run in 16 bits for eight steps, 8 x 2 x 15 x 127 < 2^15.
+/// Codes as bytes beside the tokens' planes. Products are for those of 2 to 4 bits: sums of pairs run in 16 bits for eight steps, 8 x 2 x 15 x 127 < 2^15.
 template <unsigned Bits> struct PlanesStep {
   static constexpr unsigned bits = Bits;
   static constexpr bool planes = true;
-  static constexpr std::size_t token_bytes = 1;                                           ///< of a column
+  static constexpr std::size_t token_bytes = 1;                                 ///< of a column
   static constexpr std::size_t columns = 32, loaded = bytes_loaded_of_32(Bits); ///< codes of a register, and the bytes they are read from
 
   LSAQ_AVX2_HELPER static __m256i codes(const std::byte* in) noexcept { return codes32<Bits>(in); }

@@ -91,7 +91,7 @@ LSAQ_AVX2_HELPER __m256i pairs_beyond_limit(__m256i q) noexcept {
 
 /// Splits those runs of a block's codes, sorted, that one plane has no room for, which `beyond` marks in some of their columns; returns the low plane.
 LSAQ_AVX2 __m256i split_planes(__m256i q0, __m256i q1, __m256i beyond0, __m256i beyond1, __m256i one_plane, std::size_t block, std::size_t tile,
-                                      std::size_t lane, const TokenCodes& codes) noexcept {
+                               std::size_t lane, const TokenCodes& codes) noexcept {
   const __m256i half = _mm256_set1_epi16(64), zero = _mm256_setzero_si256();
   const __m256i upper0 = _mm256_srai_epi16(_mm256_add_epi16(q0, half), 7), upper1 = _mm256_srai_epi16(_mm256_add_epi16(q1, half), 7);
   const __m256i unsplit = _mm256_cmpeq_epi32(sort_columns(narrow8(beyond0, beyond1), codes.layout.step), zero);
@@ -157,8 +157,8 @@ LSAQ_AVX2 void place(const float* x, const float* inverse_scales, std::size_t ti
   if (!by_block) *sums = sum_lanes(sum);
 }
 
-LSAQ_AVX2_KERNEL void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
-                      float* y, std::size_t y_stride) noexcept {
+LSAQ_AVX2_KERNEL void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales,
+                             const float* row_scales, float* y, std::size_t y_stride) noexcept {
   const std::size_t whole = rows / 8 * 8;
   for (std::size_t t = 0; t < tokens; ++t) {
     const __m256 token_scale = _mm256_set1_ps(token_scales[t]);

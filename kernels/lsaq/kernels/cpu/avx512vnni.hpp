@@ -248,8 +248,7 @@ LSAQ_VNNI void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
       std::int32_t* const out = sums + (token - first_token) * tile_rows;
       of_count[count - 8](panels, depth, weights.format.bits, tokens.tile(tile) + column * tile_lanes, tokens.sums + token, column == 0, out);
       multiply_high(panels, column, column + depth, tokens, tile, out);
-      if (column + depth == padded)
-        finish(out, tile_rows, rows, count, tokens.scales + token, outputs.row_scales, outputs.of(token), outputs.stride);
+      if (column + depth == padded) finish(out, tile_rows, rows, count, tokens.scales + token, outputs.row_scales, outputs.of(token), outputs.stride);
     }
   }
 }

@@ -98,8 +98,8 @@ LSAQ_VNNI void place(const float* x, const float* inverse_scales, std::size_t ti
   if (!by_block) *sums = _mm_cvtsi128_si32(sum_lanes(sum, zero, zero, zero));
 }
 
-LSAQ_VNNI_KERNEL void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales, const float* row_scales,
-                      float* y, std::size_t y_stride) noexcept {
+LSAQ_VNNI_KERNEL void finish(const std::int32_t* sums, std::size_t stride, std::size_t rows, std::size_t tokens, const float* token_scales,
+                             const float* row_scales, float* y, std::size_t y_stride) noexcept {
   for (std::size_t t = 0; t < tokens; ++t) {
     const __m512 token_scale = _mm512_set1_ps(token_scales[t]);
     for (std::size_t r = 0; r < rows; r += 16) {

@@ -2,8 +2,8 @@
 // a token at once. Everything else is AVX2's; what is added to codes (2^(bits-1)) is taken off at the end, as so often the sum of q.
 //
 // Few tokens: rows of weights, four of them far apart so that memory sees four streams, by rows of tokens.
-// Many tokens: 32 rows are unpacked into four panels in the first-level cache, bytes [column / 4][row][column % 4], of which two at a time meet tiles of up to 6
-// tokens, [column / 4][token][column % 4]: 12 sums in registers, every token's four bytes broadcast.
+// Many tokens: 32 rows are unpacked into four panels in the first-level cache, bytes [column / 4][row][column % 4], of which two at a time meet tiles of up to
+// 6 tokens, [column / 4][token][column % 4]: 12 sums in registers, every token's four bytes broadcast.
 #pragma once
 
 #include <lsaq/kernels/cpu/avx2.hpp>
@@ -124,13 +124,13 @@ LSAQ_AVX2 void dot_tiles(const WeightRows& weights, std::size_t rows, const Toke
       const std::size_t token = tokens.first_of(tile), count = tokens.first_of(tile + 1) - token; // 16 tokens and more make tiles of 4 to 6
       std::int32_t* const out = sums + (token - first_token) * tile_rows;
       for (std::size_t part = 0; part < panels_of(rows); part += 2)
-        of_count[count - 4](panels + part * panel_bytes, depth, bits, tokens.tile(tile) + column * tile_lanes, tokens.sums + token, column == 0, out + 8 * part);
+        of_count[count - 4](panels + part * panel_bytes, depth, bits, tokens.tile(tile) + column * tile_lanes, tokens.sums + token, column == 0,
+                            out + 8 * part);
       if (rows > 16)
         multiply_high<E, 4>(panels, column, column + depth, tokens, tile, out);
       else
         multiply_high<E, 2>(panels, column, column + depth, tokens, tile, out);
-      if (column + depth == padded)
-        avx2::finish(out, tile_rows, rows, count, tokens.scales + token, outputs.row_scales, outputs.of(token), outputs.stride);
+      if (column + depth == padded) avx2::finish(out, tile_rows, rows, count, tokens.scales + token, outputs.row_scales, outputs.of(token), outputs.stride);
     }
   }
 }

@@ -85,7 +85,8 @@ inline constexpr std::size_t fetched_ahead = 2048;
 /// Fetches the cache lines that `bytes` bytes at `at` will be followed by when the stream has gone on for fetched_ahead.
 [[gnu::always_inline]] inline void fetch_ahead(const std::byte* at, std::size_t bytes) noexcept {
   constexpr std::size_t cache_line = 64;
-  for (std::size_t i = 0; i < bytes; i += cache_line) __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(at) + fetched_ahead + i));
+  for (std::size_t i = 0; i < bytes; i += cache_line)
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(at) + fetched_ahead + i));
 }
 
 /// The row that is number r of stream s; where rows end with `last`, that one again: its sums are the same.

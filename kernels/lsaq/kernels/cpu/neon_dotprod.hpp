@@ -49,8 +49,8 @@ inline void dot_rows_codes(const WeightRows& weights, std::size_t rows, const To
   products.rows[weights.format.bits - 2](weights, rows, tokens, sums, stride);
 }
 
-inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                      std::int32_t* sums, const RowOutputs& outputs) noexcept {
+inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::int32_t* sums,
+                      const RowOutputs& outputs) noexcept {
   neon::dot_tiles_by(products, weights, rows, tokens, first_tile, end_tile, sums, outputs);
 }
 

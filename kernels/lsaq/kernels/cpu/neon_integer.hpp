@@ -209,7 +209,8 @@ inline void dot_tiles_by(const Products& products, const WeightRows& weights, st
       for (std::size_t t = token; t < end; ++t, out += tile_rows)
         add_high_blocks(products, panels, rows, column, depth, tokens, t, high_done[t - first_token], out);
       if (column + depth == padded)
-        finish(sums + (token - first_token) * tile_rows, tile_rows, rows, end - token, tokens.scales + token, outputs.row_scales, outputs.of(token), outputs.stride);
+        finish(sums + (token - first_token) * tile_rows, tile_rows, rows, end - token, tokens.scales + token, outputs.row_scales, outputs.of(token),
+               outputs.stride);
     }
   }
 }
@@ -263,8 +264,8 @@ inline void dot_rows_codes(const WeightRows& weights, std::size_t rows, const To
   products.rows[weights.format.bits - 2](weights, rows, tokens, sums, stride);
 }
 
-inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                      std::int32_t* sums, const RowOutputs& outputs) noexcept {
+inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::int32_t* sums,
+                      const RowOutputs& outputs) noexcept {
   dot_tiles_by(products, weights, rows, tokens, first_tile, end_tile, sums, outputs);
 }
 

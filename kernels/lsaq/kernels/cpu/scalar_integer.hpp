@@ -77,8 +77,8 @@ inline void finish(const std::int32_t* sums, std::size_t stride, std::size_t row
 }
 
 /// Rows are all this path has.
-inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile,
-                      std::int32_t* sums, const RowOutputs& outputs) noexcept {
+inline void dot_tiles(const WeightRows& weights, std::size_t rows, const TokenCodes& tokens, std::size_t first_tile, std::size_t end_tile, std::int32_t* sums,
+                      const RowOutputs& outputs) noexcept {
   TokenCodes part = tokens;
   part.tokens = end_tile - first_tile;
   part.low = tokens.tile(first_tile);

@@ -20,8 +20,8 @@
 //   width 2 (q whole):   16 bit [tile][column / 2][lane][column % 2]
 //
 // High planes are kept as blocks of 32 columns, token by token, or as runs of 4, those of a tile's tokens together, grouped by every 64 columns. Where products
-// are summed in 16 bits, two columns at a time, codes of 8 bits have room for no more than 128 on either side of 0: then runs whose pairs may exceed that have a
-// high plane too, in two parts if that alone exceeds it.
+// are summed in 16 bits, two columns at a time, codes of 8 bits have room for no more than 128 on either side of 0: then runs whose pairs may exceed that have
+// a high plane too, in two parts if that alone exceeds it.
 //
 // One lane is plain rows. Within blocks of 32, columns of the planes may be sorted by their remainder modulo `step`, so that codes of 4 or 2 bits, shifted down
 // where they are, meet their columns: columns 0, step, 2 step, ..., then 1, step + 1, ...
@@ -39,12 +39,12 @@ namespace lsaq::inline v0 {
 
 /// How the codes of tokens lie in memory.
 struct TokenLayout {
-  std::size_t width = 1;  ///< bytes of a column: 1, planes; 2, whole
-  std::size_t lanes = 1;  ///< tokens of a tile
-  std::size_t step = 1;   ///< 1, 2 or 4: how columns are sorted within blocks
-  std::size_t run = 4;    ///< 4 or 64: bytes a token has in turn
-  bool runs = false;      ///< high planes are runs of 4 columns, else blocks of 32
-  bool pairs = false;     ///< pair_limit holds, in both planes
+  std::size_t width = 1; ///< bytes of a column: 1, planes; 2, whole
+  std::size_t lanes = 1; ///< tokens of a tile
+  std::size_t step = 1;  ///< 1, 2 or 4: how columns are sorted within blocks
+  std::size_t run = 4;   ///< 4 or 64: bytes a token has in turn
+  bool runs = false;     ///< high planes are runs of 4 columns, else blocks of 32
+  bool pairs = false;    ///< pair_limit holds, in both planes
 
   /// Where a column's byte is in a row of the planes.
   constexpr std::size_t position(std::size_t column) const noexcept { return column / 32 * 32 + column % step * (32 / step) + column % 32 / step; }
@@ -95,15 +95,15 @@ struct TokenCodes {
   std::size_t scales_per_token = 1;     ///< 1, or its blocks with their padding
   float* scales = nullptr;              ///< tokens x scales_per_token; NaN where one of the values is not finite
   std::int32_t* sums = nullptr;         ///< tokens x scales_per_token: sum of the q
-  std::uint32_t* high_counts = nullptr; ///< blocks of a token; or runs of a tile: only then
-  HighRun* high_runs = nullptr;         ///< tiles x lanes x high_limit, by granules of 64 columns; or
-  std::uint32_t* high_ends = nullptr;   ///< tiles x granules: where in those of the tile each granule's end
-  std::uint16_t* high_blocks = nullptr; ///< tokens x high_limit: numbers of blocks, ascending
-  std::int8_t* high = nullptr;          ///< tokens x high_limit x 32
+  std::uint32_t* high_counts = nullptr; ///< of each tile's runs, or of each token's blocks
+  HighRun* high_runs = nullptr;         ///< layout.runs: tiles x lanes x high_limit, by granules of 64 columns
+  std::uint32_t* high_ends = nullptr;   ///< layout.runs: tiles x granules, where among those of the tile each granule's end
+  std::uint16_t* high_blocks = nullptr; ///< else: tokens x high_limit, their numbers, ascending
+  std::int8_t* high = nullptr;          ///< else: tokens x high_limit x 32
   std::byte* low = nullptr;             ///< tiles x lanes x padded columns x width
 
-  std::size_t tile_tokens = 1;          ///< tokens of a tile, of the first ones one more: tiles are as even as can be
-  std::size_t larger_tiles = 0;         ///< how many have one more
+  std::size_t tile_tokens = 1;  ///< tokens of a tile, of the first ones one more: tiles are as even as can be
+  std::size_t larger_tiles = 0; ///< how many have one more
 
   [[gnu::always_inline]] std::size_t tiles() const noexcept { return tiles_of(tokens, layout); }
   /// The first token of a tile.
