@@ -276,19 +276,19 @@ TEST(Decoder, RefusesTokensBeyondVocabularyAndContext) {
 }
 
 TEST(Decoder, TakesTheMemoryItPredicts) {
-  const Model model = Model{.layers = 3, .hidden = 40, .ffn = 70, .heads = 6, .kv_heads = 2, .head_size = 14}.fill();
+  const Model model = Model{.layers = 3, .hidden = 40, .ffn = 70, .heads = 6, .kv_heads = 2, .head_size = 32}.fill();
   const Opened opened = small_llama::open_gguf(model);
   const llama::ModelWeights weights = opened.deploy(uniform(model, 8));
   for (const std::size_t context : {1u, 2u, 127u, 128u, 129u, 500u}) {
     const Decoder halves(opened.config, weights, Device(), context), floats(opened.config, weights, Device(), context, ElementType::f32);
-    EXPECT_EQ(halves.kv_cache_bytes(), lsaq::kv_cache_bytes(3, 2, 14, context));
-    EXPECT_EQ(floats.kv_cache_bytes(), lsaq::kv_cache_bytes(3, 2, 14, context, 32));
+    EXPECT_EQ(halves.kv_cache_bytes(), lsaq::kv_cache_bytes(3, 2, 32, context));
+    EXPECT_EQ(floats.kv_cache_bytes(), lsaq::kv_cache_bytes(3, 2, 32, context, 32));
     EXPECT_EQ(halves.activation_bytes(), llama::workspace_bytes(opened.config, context));
     // Streams, norms, q, k, v, attention's output, gate, up and rotations of a block of tokens; the rotation's frequencies; the widest input of a product
-    // transposed, in whole panels of 16 tokens, if there are many; the logits of one token.
+    // transposed, in whole panels of 16 tokens, if there are many (192 columns as codes with their padding take less); the logits of one token.
     const std::size_t block = std::min<std::size_t>(128, context);
-    const std::size_t transposed = block < 12 ? 0 : (block + 15) / 16 * 16 * 84;
-    EXPECT_EQ(halves.activation_bytes(), 4 * (block * (40 + 40 + 84 + 28 + 28 + 84 + 70 + 70 + 14) + 7 + transposed + model.vocabulary)) << context;
+    const std::size_t transposed = block < 12 ? 0 : (block + 15) / 16 * 16 * 192;
+    EXPECT_EQ(halves.activation_bytes(), 4 * (block * (40 + 40 + 192 + 64 + 64 + 192 + 70 + 70 + 32) + 16 + transposed + model.vocabulary)) << context;
   }
 }
 
