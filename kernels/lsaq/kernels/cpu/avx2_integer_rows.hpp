@@ -51,6 +51,7 @@ template <unsigned Bits> LSAQ_AVX2_HELPER __m256i codes32(const std::byte* in) n
 constexpr std::size_t bytes_loaded_of_32(unsigned bits) noexcept { return bits == 8 || bits == 4 || bits == 2 ? 4 * bits : 2 * bits + 16; }
 
 inline constexpr std::size_t steps_at_once = 8; ///< of one Step::add()
+static_assert(steps_at_once <= steps_in_16_bits(4));
 
 /// Codes as bytes beside the tokens' planes. Products are for those of 2 to 4 bits: sums of pairs run in 16 bits for eight steps, 8 x 2 x 15 x 127 < 2^15.
 template <unsigned Bits> struct PlanesStep {

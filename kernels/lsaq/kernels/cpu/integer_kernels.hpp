@@ -63,9 +63,8 @@ struct IntegerKernels {
   /// maxima[u] = the largest |x[c]| of unit u of 8 columns as the bits of a float; 0x7f800000 or more if one is not finite.
   void (*unit_maxima)(const float* x, std::size_t columns, std::uint32_t* maxima) noexcept;
 
-  /// Writes q = round_half_even(x * inverse scale) of a token into its lane, both planes, padding, and the sums of q. High planes are
-  /// appended.
-  /// inverse_scales are one, or as many as scales_per_token.
+  /// Writes q = round_half_even(x * inverse scale) of a token into its lane, both planes, padding, and the sums of q. What the high
+  /// planes hold is appended to them. inverse_scales are one, or as many as scales_per_token.
   void (*place)(const float* x, const float* inverse_scales, std::size_t tile, std::size_t lane, const TokenCodes& codes) noexcept;
 
   /// sums[t * stride + r] for `rows` rows and all tokens, in rows (layout with one lane).

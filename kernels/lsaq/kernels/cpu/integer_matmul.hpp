@@ -100,13 +100,14 @@ inline void group_high_runs(const TokenCodes& codes, std::size_t tile) noexcept 
   constexpr std::size_t runs_of_granule = granule / 4;
   std::uint32_t next[most_integer_columns / granule];
   std::uint32_t* const ends = codes.high_ends + tile * granules(codes.columns);
-  HighRun* const runs = codes.high_runs + tile * codes.layout.lanes * codes.high_limit;
+  HighRun* const runs = codes.first_run(tile);
   std::fill_n(ends, granules(codes.columns), 0u);
   for (std::size_t i = 0; i < codes.high_counts[tile]; ++i) ++ends[runs[i].place / runs_of_granule];
   std::uint32_t sum = 0;
   for (std::size_t g = 0; g < granules(codes.columns); ++g) {
     next[g] = sum;
-    ends[g] = sum += ends[g];
+    sum += ends[g];
+    ends[g] = sum;
   }
   for (std::size_t g = 0; g < granules(codes.columns); ++g)
     while (next[g] != ends[g]) {

@@ -82,7 +82,8 @@ inline constexpr std::size_t row_streams = 4;
 /// Bytes that are fetched ahead in each stream: further than a machine looks on its own when what is done with a cache line takes a while.
 inline constexpr std::size_t fetched_ahead = 2048;
 
-/// Fetches the cache lines that `bytes` bytes at `at` will be followed by when the stream has gone on for fetched_ahead.
+/// Fetches the cache lines that `bytes` bytes at `at` will be followed by when the stream has gone on for fetched_ahead. Always inlined: calls of functions
+/// that do nothing but fetch are taken for calls without effect, and removed.
 [[gnu::always_inline]] inline void fetch_ahead(const std::byte* at, std::size_t bytes) noexcept {
   constexpr std::size_t cache_line = 64;
   for (std::size_t i = 0; i < bytes; i += cache_line)

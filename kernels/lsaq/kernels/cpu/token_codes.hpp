@@ -110,11 +110,13 @@ struct TokenCodes {
   [[gnu::always_inline]] std::size_t first_of(std::size_t tile) const noexcept { return tile * tile_tokens + (tile < larger_tiles ? tile : larger_tiles); }
   [[gnu::always_inline]] std::byte* tile(std::size_t number) const noexcept { return low + number * layout.lanes * padded_columns(columns) * layout.width; }
 
+  /// Where the runs of a tile's high planes begin.
+  [[gnu::always_inline]] HighRun* first_run(std::size_t tile) const noexcept { return high_runs + tile * layout.lanes * high_limit; }
   /// The runs of a tile's high planes in columns [column, end), which are multiples of 64.
   [[gnu::always_inline]] std::span<const HighRun> runs_of(std::size_t tile, std::size_t column, std::size_t end) const noexcept {
     const std::uint32_t* const ends = high_ends + tile * granules(columns);
     const std::uint32_t first = column == 0 ? 0 : ends[column / granule - 1], last = ends[end / granule - 1];
-    return {high_runs + tile * layout.lanes * high_limit + first, last - first};
+    return {first_run(tile) + first, last - first};
   }
 
   /// Bytes that divide() needs at any alignment.
@@ -166,7 +168,7 @@ struct TokenCodes {
     const int first = plane[0] + plane[1], second = plane[2] + plane[3];
     const int parts = layout.pairs && (first > pair_limit || first < -pair_limit || second > pair_limit || second < -pair_limit) ? 2 : 1;
     for (int part = 0; part < parts; ++part) {
-      HighRun& run = high_runs[tile * layout.lanes * high_limit + high_counts[tile]++];
+      HighRun& run = first_run(tile)[high_counts[tile]++];
       run.place = static_cast<std::uint16_t>(place);
       run.lane = static_cast<std::uint16_t>(lane);
       for (int i = 0; i < 4; ++i) run.plane[i] = static_cast<std::int8_t>(part == 0 ? plane[i] / parts : plane[i] - plane[i] / parts);
